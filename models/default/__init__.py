@@ -1,0 +1,1 @@
+"""The small trained model that `onnxprune demo` prunes, with the data it needs."""

@@ -1,0 +1,290 @@
+"""The latency protocol: how long a run takes, and how two models compare, each with a confidence interval.
+
+Two models take turns, and the order of the turns alternates, so that a busy neighbour or a warming processor
+hits both. A turn is one run, or for fast models several, of which the first (it finds the caches as the other
+model left them) is thrown away. Turns go on until the 95 % interval is within 2 % of its value, or the time
+is up. Everything is in milliseconds of wall time, measured around `InferenceSession.run`; on a GPU around a
+run with inputs and outputs bound to the device, waiting for it to end.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from onnxprune.data import Feed, Shapes, choose_shapes, input_specs, random_feeds
+from onnxprune.errors import DataError, ModelError, OptionError
+from onnxprune.runtime import Model, model_name, needs_ort, plain, run, session, to_ort
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+PRECISION = 0.02  # half-width of the interval, relative to its value, at which measuring stops
+TURN_MS, MAX_BURST = 2.0, 32  # runs are repeated until a turn lasts this long, at most so often
+MAX_FEEDS = 16  # feeds kept in memory; turns go round them
+MIN_TURNS = 6  # fewer give no 95 % interval at all
+
+# Provider -> where its inputs and outputs live; every other provider takes NumPy arrays from main memory.
+_DEVICES = {
+    "cuda": "cuda",
+    "tensorrt": "cuda",
+    "rocm": "cuda",
+    "migraphx": "cuda",
+    "dml": "dml",
+    "cann": "cann",
+}
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A median and the 95 % confidence interval around it, from order statistics."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def half_width(self) -> float:
+        """Half the interval, relative to the value."""
+        return (self.high - self.low) / 2 / self.value if self.value else math.inf
+
+
+@dataclass(frozen=True)
+class Latency:
+    """How long one model takes, in milliseconds a run, and on which providers its nodes were placed."""
+
+    model: str
+    median: Interval
+    q1: float
+    q3: float
+    fastest: float
+    nodes: dict[str, int]  # provider -> nodes after optimisation; empty where ONNX Runtime does not tell
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON; times in milliseconds, `spread` from first to third quartile."""
+        return {
+            "model": self.model,
+            "median": self.median.value,
+            "median_ci95": [self.median.low, self.median.high],
+            "spread": [self.q1, self.q3],
+            "fastest": self.fastest,
+            "nodes": self.nodes,
+        }
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One model's latency, or two models' and their ratio, with the conditions they were measured under."""
+
+    a: Latency
+    b: Latency | None
+    ratio: Interval | None  # median over the pairs of turns of b / a: below 1, b is faster
+    provider: str
+    threads: int | None  # None: ONNX Runtime's choice
+    cpus: int | None
+    onnxruntime: str
+    inputs: dict[str, list[int]]
+    assumed: tuple[str, ...]  # what was assumed about free axes
+    turns: int
+    burst: int  # timed runs in a turn
+    seconds: float
+    converged: bool  # the interval got narrow enough before the time was up
+
+    @property
+    def speedup(self) -> Interval | None:
+        """How many times faster b is than a."""
+        r = self.ratio
+        return Interval(1 / r.value, 1 / r.high, 1 / r.low) if r else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        result: dict[str, Any] = plain(self)
+        result["a"] = self.a.to_dict()
+        result["b"] = self.b.to_dict() if self.b else None
+        return result | {"speedup": plain(self.speedup)}
+
+
+def median_interval(samples: Sequence[float]) -> Interval:
+    """Median and its 95 % interval from order statistics, for any distribution; infinite below 6 samples."""
+    ordered, n = sorted(samples), len(samples)
+    rank = math.floor((n - 1.96 * math.sqrt(n)) / 2)
+    if n < MIN_TURNS:
+        return Interval(statistics.median(ordered), -math.inf, math.inf)
+    rank = max(rank, 1)
+    return Interval(statistics.median(ordered), ordered[rank - 1], ordered[n - rank])
+
+
+def bench(
+    a: Model,
+    b: Model | None = None,
+    provider: str = "cpu",
+    threads: int | None = None,
+    feeds: Iterable[Feed] | None = None,
+    shapes: Shapes | None = None,
+    warmup: int = 5,
+    runs: int = 20,
+    min_seconds: float = 0.5,
+    max_seconds: float = 10.0,
+) -> Bench:
+    """Measure the latency of `a`, or of `a` and `b` in turns.
+
+    Args:
+        a: a model.
+        b: another with the same inputs.
+        provider: short name.
+        threads: inside one node; ONNX Runtime's choice if None.
+        feeds: what both are run on (up to 16, in rotation); one random feed if None.
+        shapes: input name -> shape for the random feed (see `choose_shapes`).
+        warmup: runs of each model before measuring.
+        runs: the least number of turns.
+        min_seconds: the least time to measure.
+        max_seconds: when to stop even so, after at least one turn; warming up comes on top.
+
+    Raises:
+        ModelError, ProviderError: a model does not load or run, or `b` has other inputs.
+        DataError, ShapeError: the feeds or shapes do not fit.
+        OptionError: a number is out of range.
+    """
+    import onnxruntime
+
+    if min(runs, warmup) < 1 or not 0 <= min_seconds <= max_seconds:
+        raise OptionError(
+            f"bench: warmup ({warmup}) and runs ({runs}) must be at least 1 and min_seconds ({min_seconds}) "
+            f"between 0 and max_seconds ({max_seconds}); change them"
+        )
+    models = [a] if b is None else [a, b]
+    sessions = [session(model, provider, threads, config=_CONFIG) for model in models]
+    specs = input_specs(sessions[0])
+    for model, other in zip(models[1:], sessions[1:], strict=True):
+        if set(input_specs(other)) != set(specs):
+            raise ModelError(
+                f"{model_name(model)}: its inputs are not those of {model_name(a)}; bench it alone"
+            )
+    kept = random_feeds(sessions[0], shapes=shapes) if feeds is None else list(islice(feeds, MAX_FEEDS))
+    if not kept:
+        raise DataError("bench needs at least one feed and got none; leave `feeds` out for a random one")
+    for s, feed in ((s, feed) for s in sessions for feed in kept):
+        run(s, feed)  # so that what does not run says so, by name
+    clock = _Clock(
+        [[_runner(s, feed, _DEVICES.get(provider)) for feed in kept] for s in sessions], warmup, max_seconds
+    )
+    started = time.perf_counter()
+    times, converged = clock.measure(runs, min_seconds, max_seconds)
+    seconds = time.perf_counter() - started
+    results = [_latency(*pair) for pair in zip(models, times, sessions, strict=True)]
+    return Bench(
+        a=results[0],
+        b=results[1] if b is not None else None,
+        ratio=_ratio(times) if b is not None else None,
+        provider=provider,
+        threads=threads,
+        cpus=os.cpu_count(),
+        onnxruntime=onnxruntime.__version__,
+        inputs={name: list(value.shape) for name, value in kept[0].items()},
+        assumed=choose_shapes(specs, shapes).assumed if feeds is None else (),
+        turns=len(times[0]),
+        burst=clock.burst,
+        seconds=seconds,
+        converged=converged,
+    )
+
+
+# A session's idle workers spin for a while after a run and would take cores from the other model's turn.
+_CONFIG = {"session.force_spinning_stop": "1", "session.record_ep_graph_assignment_info": "1"}
+
+
+def _runner(session: InferenceSession, feed: Mapping[str, Any], device: str | None) -> Callable[[], Any]:
+    """A call that runs the model once and returns when the outputs are there."""
+    if device is None and not needs_ort(session):
+        return lambda: session.run(None, feed)
+    binding = session.io_binding()
+    for name, value in feed.items():
+        binding.bind_ortvalue_input(name, to_ort(value, device or "cpu"))
+    for output in session.get_outputs():
+        binding.bind_output(output.name, device or "cpu")
+
+    def bound() -> None:
+        session.run_with_iobinding(binding)
+        binding.synchronize_outputs()
+
+    return bound
+
+
+class _Clock:
+    """Takes turns between models; `runners[model][feed]` runs a model once."""
+
+    def __init__(self, runners: list[list[Callable[[], Any]]], warmup: int, max_seconds: float) -> None:
+        self.runners = runners
+        fastest = min(self._warm_up(calls, warmup, max_seconds) for calls in runners)
+        self.burst = min(MAX_BURST, max(1, math.ceil(TURN_MS / max(fastest, 1e-6))))
+
+    @staticmethod
+    def _warm_up(calls: list[Callable[[], Any]], count: int, max_seconds: float) -> float:
+        """Milliseconds of the fastest run after the first."""
+        times: list[float] = []
+        deadline = time.perf_counter() + max_seconds / 4
+        while len(times) < count + 1 and (not times or time.perf_counter() < deadline):
+            times.append(_timed(calls[len(times) % len(calls)]))
+        return min(times[1:] or times)
+
+    def _turn(self, model: int, index: int) -> float:
+        call = self.runners[model][index % len(self.runners[model])]
+        if self.burst == 1:
+            return _timed(call)
+        return statistics.median([_timed(call) for _ in range(self.burst + 1)][1:])
+
+    def measure(self, least: int, min_seconds: float, max_seconds: float) -> tuple[list[list[float]], bool]:
+        """Milliseconds a run, by model and turn, and whether the interval became narrow enough."""
+        times: list[list[float]] = [[] for _ in self.runners]
+        started, check = time.perf_counter(), max(least, MIN_TURNS)
+        while True:
+            turn = len(times[0])
+            order = range(len(times)) if turn % 2 == 0 else reversed(range(len(times)))
+            for model in order:
+                times[model].append(self._turn(model, turn))
+            elapsed = time.perf_counter() - started
+            if elapsed >= max_seconds:
+                return times, _settled(times)
+            if turn + 1 >= check and elapsed >= min_seconds:
+                if _settled(times):
+                    return times, True
+                check = turn + 1 + max(1, turn // 10)
+
+
+def _timed(call: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    call()
+    return (time.perf_counter() - start) * 1e3
+
+
+def _settled(times: list[list[float]]) -> bool:
+    interval = _ratio(times) if len(times) > 1 else median_interval(times[0])
+    return interval.half_width < PRECISION
+
+
+def _ratio(times: list[list[float]]) -> Interval:
+    return median_interval([b / a for a, b in zip(*times, strict=True)])
+
+
+def _latency(model: Model, times: Sequence[float], session: InferenceSession) -> Latency:
+    q1, _, q3 = statistics.quantiles(times, n=4, method="inclusive") if len(times) > 1 else [times[0]] * 3
+    return Latency(model_name(model), median_interval(times), q1, q3, min(times), placement(session))
+
+
+def placement(session: InferenceSession) -> dict[str, int]:
+    """Provider -> number of nodes placed on it after optimisation; empty where ONNX Runtime does not tell."""
+    try:
+        parts = session.get_provider_graph_assignment_info()
+    except (AttributeError, RuntimeError):  # older than 1.24, or a session that did not record it
+        return {}
+    counts: Counter[str] = Counter()
+    for part in parts:
+        counts[part.ep_name] += len(part.get_nodes())
+    return dict(counts)

@@ -1,0 +1,97 @@
+"""What a model costs, as a function of how many units of each group are removed: parameters, MACs, channels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.coupling import Coupling
+from onnxprune.rules.base import Dim
+
+Counts = NDArray[np.intp]
+
+
+@dataclass(frozen=True, eq=False)
+class Cost:
+    """A sum of terms: a factor times the widths of some classes of dims.
+
+    `before` is the cost of the whole model; calling it gives the cost with `removed` units gone per group.
+    """
+
+    coupling: Coupling
+    factors: NDArray[np.float64]
+    classes: NDArray[np.intp]  # [terms, most classes in a term]; one past the last class stands for 1
+    before: float
+
+    def __call__(self, removed: Counts) -> float:
+        """Cost with removed[g] units of group g gone."""
+        widths = np.append(np.asarray(self.coupling.solution.sizes) - self.coupling.per_unit @ removed, 1.0)
+        return float(self.factors @ widths[self.classes].prod(axis=1))
+
+    def per_group(self) -> NDArray[np.float64]:
+        """[groups]: the cost of the terms in which a group takes part."""
+        values = self.factors * np.append(np.asarray(self.coupling.solution.sizes, dtype=float), 1.0)[
+            self.classes
+        ].prod(axis=1)
+        by_class = np.zeros(len(self.coupling.solution.sizes) + 1)
+        for column in self.classes.T:
+            np.add.at(by_class, column, values)
+        takes = self.coupling.per_unit.astype(bool).astype(float)
+        return np.asarray(takes.T @ by_class[:-1])
+
+
+def params(coupling: Coupling) -> Cost:
+    """Elements of all parameters. A shared vector counts once for every way in which it may be cut."""
+    graph = coupling.graph
+    terms: list[tuple[float, tuple[int, ...]]] = []
+    for name in graph.parameters:
+        terms += {_term(coupling, 1.0, (Dim(use, a) for a in range(len(graph.constants[name].dims))))
+                  for use in coupling.uses[name]}
+    return _cost(coupling, terms, float(sum(graph.size(n) for n in graph.parameters)))
+
+
+def macs(coupling: Coupling) -> Cost:
+    """Multiply-accumulates of convolutions and matrix products with weights; open sizes count as 1."""
+    terms = [_term(coupling, spec.macs, spec.cost) for _, spec in coupling.linears]
+    return _cost(coupling, terms, None)
+
+
+def channels(coupling: Coupling, frozen: NDArray[np.bool_]) -> Cost:
+    """Units of the groups that may be cut."""
+    counts = np.bincount(coupling.group_of, minlength=len(coupling.groups)).astype(float)
+    counts[frozen] = 0
+    return Channels(coupling, np.zeros(0), np.zeros((0, 0), dtype=np.intp), float(counts.sum()))
+
+
+class Channels(Cost):
+    """A cost that counts units."""
+
+    def __call__(self, removed: Counts) -> float:
+        """Units that remain."""
+        return self.before - float(removed.sum())
+
+
+def _term(coupling: Coupling, factor: float, dims: Iterable[Dim]) -> tuple[float, tuple[int, ...]]:
+    cut: list[int] = []
+    for dim in dims:
+        number = coupling.solution.class_of.get(dim)
+        if number is not None and coupling.solution.unit_of[number] is not None:
+            cut.append(number)
+        else:
+            factor *= coupling.size(dim)
+    return factor, tuple(cut)
+
+
+def _cost(coupling: Coupling, terms: list[tuple[float, tuple[int, ...]]], before: float | None) -> Cost:
+    nowhere = len(coupling.solution.sizes)
+    most = max((len(classes) for _, classes in terms), default=1) or 1
+    classes = np.full((len(terms), most), nowhere, dtype=np.intp)
+    for row, (_, cut) in enumerate(terms):
+        classes[row, : len(cut)] = cut
+    cost = Cost(coupling, np.array([f for f, _ in terms]), classes, before or 0.0)
+    if before is None:
+        cost = Cost(coupling, cost.factors, classes, cost(np.zeros(len(coupling.groups), dtype=np.intp)))
+    return cost

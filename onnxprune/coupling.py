@@ -1,0 +1,342 @@
+"""couple(graph): which indices of which tensors live and die together, and what is locked and why."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+
+from onnxprune.graph import Graph, Node
+from onnxprune.rules.base import (
+    LINEAR,
+    RULES,
+    ZERO_PRESERVING,
+    Choice,
+    Constraint,
+    Dim,
+    Linear,
+    Lock,
+    NodeView,
+    Sized,
+    Tie,
+    Unknown,
+)
+from onnxprune.shapeflow import resolve
+from onnxprune.solver import Cause, Solution, Solver
+
+
+@dataclass(frozen=True)
+class Member:
+    """An axis of a parameter that loses indices when units go. `role`: what the axis does in its operator."""
+
+    constant: str  # the model's name for it
+    use: str  # the same, or a private name where one of several users reads a shared vector
+    axis: int
+    role: str  # "out", "in", "bias", "scale" or "param"
+
+
+@dataclass(frozen=True)
+class Group:
+    """Units that touch the same dims in the same way; ranking happens inside a group."""
+
+    name: str
+    first: int  # its units are numbered first .. first + units - 1 in `order`
+    units: NDArray[np.intp]
+    members: tuple[Member, ...]
+
+
+@dataclass(frozen=True)
+class Locked:
+    """A parameter's axis that cannot be cut."""
+
+    value: str
+    axis: int
+    node: str
+    op: str
+    reason: str
+    params: int
+    option: str | None = None
+
+
+@dataclass(eq=False)
+class Coupling:
+    """What can be cut of a model. Units are numbered 0..n-1; `group_of[u]` is the group of unit u."""
+
+    graph: Graph
+    align: int
+    views: list[NodeView]
+    linears: list[tuple[Node, Linear]]
+    source: dict[str, str]  # private name of a shared vector's use -> the constant
+    sized: list[tuple[Node, Sized]]
+    solution: Solution
+    groups: tuple[Group, ...]
+
+    @property
+    def group_of(self) -> NDArray[np.int32]:
+        """Unit -> group."""
+        return self.solution.group_of
+
+    @property
+    def units(self) -> int:
+        """Number of units."""
+        return int(self.group_of.size)
+
+    def unit_of(self, dim: Dim) -> NDArray[np.int32] | None:
+        """Index -> unit (-1: locked) along a dim, or None where nothing of it can be cut."""
+        number = self.solution.class_of.get(dim)
+        return None if number is None else self.solution.unit_of[number]
+
+    def size(self, dim: Dim) -> int:
+        """Indices of a dim; 1 where the model leaves it open."""
+        number = self.solution.class_of.get(dim)
+        return 1 if number is None else self.solution.sizes[number]
+
+    @cached_property
+    def uses(self) -> dict[str, tuple[str, ...]]:
+        """Constant -> the names under which its users read it."""
+        found: dict[str, list[str]] = {name: [] for name in self.graph.constants}
+        for use, constant in self.source.items():
+            found[constant].append(use)
+        return {name: tuple(uses) or (name,) for name, uses in found.items()}
+
+    @cached_property
+    def members(self) -> tuple[Member, ...]:
+        """Every axis of every parameter that can lose indices."""
+        roles = _roles(self)
+        return tuple(
+            Member(constant, use, axis, roles.get(Dim(use, axis), "param"))
+            for constant in self.graph.parameters
+            for use in self.uses[constant]
+            for axis in range(len(self.graph.constants[constant].dims))
+            if (units := self.unit_of(Dim(use, axis))) is not None and (units >= 0).any()
+        )
+
+    @cached_property
+    def per_unit(self) -> csr_array:
+        """Matrix [classes, groups]: how many indices of a class one unit of a group takes."""
+        group_units = np.bincount(self.group_of, minlength=len(self.groups))
+        rows, columns, counts = [], [], []
+        for number, units in enumerate(self.solution.unit_of):
+            if units is None:
+                continue
+            taken = np.bincount(self.group_of[units[units >= 0]], minlength=len(self.groups))
+            hit = np.flatnonzero(taken)
+            rows.append(np.full(hit.size, number))
+            columns.append(hit)
+            counts.append(taken[hit] // group_units[hit])
+        none = np.zeros(0, dtype=np.intp)
+        flat = [np.concatenate([none, *part]) for part in (counts, rows, columns)]
+        shape = (len(self.solution.sizes), len(self.groups))
+        return csr_array((flat[0].astype(float), (flat[1], flat[2])), shape=shape)
+
+    @cached_property
+    def locked(self) -> tuple[Locked, ...]:
+        """The lock ledger: for every parameter, its axes that cannot be cut (kernel windows apart)."""
+        return tuple(_ledger(self))
+
+    @cached_property
+    def covered(self) -> frozenset[str]:
+        """Parameters of which at least one axis can be cut."""
+        return frozenset(m.constant for m in self.members if self._cuttable(m))
+
+    def _cuttable(self, member: Member) -> bool:
+        units = self.unit_of(Dim(member.use, member.axis))
+        sizes = np.bincount(self.group_of, minlength=len(self.groups))
+        return units is not None and bool((sizes[self.group_of[units[units >= 0]]] > 1).any())
+
+
+def couple(graph: Graph, align: int = 1) -> Coupling:
+    """Solve which indices are coupled.
+
+    Args:
+        graph: the model.
+        align: widths that the allocation will keep to; decides only between ways to cut a grouped operator.
+    """
+    graph, flow = resolve(graph)
+    source: dict[str, str] = {}
+    views = [NodeView(graph, flow, node, _names(graph, node, source), align) for node in graph.nodes]
+    values = {**{v: graph.shapes.get(v) for v in _values(graph)}, **{u: graph.shapes[c] for u, c in source.items()}}
+    solver = Solver({Dim(v, a): s for v, shape in values.items() for a, s in enumerate(shape or ())})
+    sized: list[tuple[Node, Sized]] = []
+    for view in views:
+        sized += [(view.node, c) for c in _declare(solver, view) if isinstance(c, Sized)]
+    for name, text in [*((n, "a graph input") for n in graph.inputs), *((n, "a graph output") for n in graph.outputs)]:
+        _lock_value(solver, graph, name, solver.cause(None, text))
+    for node in graph.nodes:
+        for name in node.captures:
+            _lock_value(solver, graph, name, solver.cause(node.index, f"a subgraph of {node.op} reads it"))
+    for used in flow.used:
+        cause = solver.cause(used.node.index, f"its size is computed with by {used.node.op}")
+        solver.lock(Dim(used.size.value, used.size.axis), cause)
+    read_as: dict[str, list[str]] = {}
+    for use, constant in source.items():
+        read_as.setdefault(constant, []).append(use)
+    parameters = [
+        Dim(use, axis)
+        for name in graph.parameters
+        for use in read_as.get(name, [name])
+        for axis in range(len(graph.constants[name].dims))
+    ]
+    solution = solver.solve(parameters)
+    linears = [(v.node, spec) for v in views if (spec := _linear(v)) is not None]
+    coupling = Coupling(graph, align, views, linears, source, sized, solution, ())
+    coupling.groups = tuple(_groups(coupling))
+    return coupling
+
+
+def _values(graph: Graph) -> Iterator[str]:
+    yield from graph.constants
+    yield from (i.name for i in graph.proto.graph.input)
+    for node in graph.nodes:
+        yield from (v for v in (*node.inputs, *node.outputs) if v)
+
+
+def _names(graph: Graph, node: Node, source: dict[str, str]) -> list[str]:
+    """The value at each input; each user of a shared vector reads a private one, since exporters merge equal biases."""
+    names = list(node.inputs)
+    for slot, name in enumerate(names):
+        tensor = graph.constants.get(name)
+        if tensor is None or sum(d > 1 for d in tensor.dims) > 1:
+            continue
+        if len(graph.consumers[name]) > 1 or name in graph.captured or name in graph.outputs:
+            names[slot] = f"{name}@{node.index}:{slot}"
+            source[names[slot]] = name
+    return names
+
+
+def _declare(solver: Solver, view: NodeView) -> list[Constraint]:
+    """Run the rule and hand on what it declares; lock every axis that it does not mention."""
+    node = view.node
+    key = node.op if not node.domain else f"{node.domain}::{node.op}"
+    run = RULES.find(key)
+    reason = f"{key} does not say what happens to this axis" if run else f"there is no rule for {key}"
+    declared: list[Constraint] = []
+    try:
+        declared = list(run(view)) if run else []
+    except Unknown as error:
+        reason = str(error)
+    except (IndexError, KeyError, ValueError, TypeError, ZeroDivisionError) as error:
+        declared, reason = [], f"{key} is not as its schema says ({type(error).__name__})"
+    mentioned: set[Dim] = set()
+    for constraint in declared:
+        mentioned.update(_dims(constraint))
+    cause = 0
+    for name, value in (*zip(view.names, node.inputs, strict=True), *zip(node.outputs, node.outputs, strict=True)):
+        for axis in range(len(view.graph.shapes.get(value) or ())):
+            if Dim(name, axis) not in mentioned:
+                cause = cause or solver.cause(node.index, reason)
+                solver.lock(Dim(name, axis), cause)
+    for constraint in declared:
+        solver.add(node.index, constraint)
+    return declared
+
+
+def _dims(constraint: Constraint) -> Iterator[Dim]:
+    if isinstance(constraint, Tie):
+        yield from (constraint.a, constraint.b)
+    elif isinstance(constraint, Choice):
+        yield from constraint.dims
+    elif isinstance(constraint, Lock | Sized):
+        yield constraint.dim
+
+
+def _lock_value(solver: Solver, graph: Graph, name: str, cause: int) -> None:
+    for axis in range(len(graph.shapes.get(name) or ())):
+        solver.lock(Dim(name, axis), cause)
+
+
+def _linear(view: NodeView) -> Linear | None:
+    if view.node.domain or (make := LINEAR.find(view.node.op)) is None:
+        return None
+    try:
+        return make(view)
+    except (Unknown, IndexError, KeyError):
+        return None
+
+
+def _roles(coupling: Coupling) -> dict[Dim, str]:
+    """What a parameter's axis does: contracted ("in"), produced ("out"), a bias or a normalisation's scale."""
+    roles: dict[Dim, str] = {}
+    for _, spec in coupling.linears:
+        roles[spec.w_in], roles[spec.w_out] = "in", "out"
+        if spec.bias:
+            rank = len(coupling.graph.shapes.get(coupling.source.get(spec.bias, spec.bias)) or ())
+            roles[Dim(spec.bias, rank - 1)] = "bias"
+            _trace_back(coupling, {"bias": Dim(spec.bias, rank - 1)}, roles)
+        _trace_back(coupling, {"out": spec.w_out, "in": spec.w_in}, roles)
+    for view in coupling.views:
+        if view.node.op == "BatchNormalization":
+            roles[Dim(view.names[1], 0)] = "scale"
+            roles |= {Dim(view.names[s], 0): "shift" for s in (2, 3, 4)}
+    return roles
+
+
+def _trace_back(coupling: Coupling, known: dict[str, Dim], roles: dict[Dim, str]) -> None:
+    """Carry roles back through Identity, Transpose, DequantizeLinear... to the constant that the tensor is made from."""
+    graph, class_of = coupling.graph, coupling.solution.class_of
+    name = next(iter(known.values())).value
+    while (maker := graph.producer.get(name)) is not None and maker.op in ZERO_PRESERVING and maker.inputs:
+        name = coupling.views[maker.index].names[0]
+        for axis in range(len(graph.shapes.get(coupling.source.get(name, name)) or ())):
+            for role, dim in known.items():
+                if class_of[Dim(name, axis)] == class_of.get(dim):
+                    roles.setdefault(Dim(name, axis), role)
+
+
+def _groups(coupling: Coupling) -> Iterator[Group]:
+    order = np.argsort(coupling.group_of, kind="stable")
+    bounds = np.searchsorted(coupling.group_of[order], np.arange(coupling.group_of.max(initial=-1) + 2))
+    members: dict[int, list[Member]] = {}
+    for member in coupling.members:
+        units = coupling.unit_of(Dim(member.use, member.axis))
+        if units is not None:
+            for g in np.unique(coupling.group_of[units[units >= 0]]):
+                members.setdefault(int(g), []).append(member)
+    taken: Counter[str] = Counter()
+    for g, (start, end) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+        ours = members.get(g, [])
+        first = next((m for m in ours if m.role == "out"), ours[0] if ours else None)
+        name = first.constant if first else f"group {g}"
+        taken[name] += 1
+        if taken[name] > 1:
+            name = f"{name}#{taken[name]}"
+        yield Group(name, int(start), order[start:end], tuple(ours))
+
+
+def _ledger(coupling: Coupling) -> Iterator[Locked]:
+    graph, solution = coupling.graph, coupling.solution
+    windows = {Dim(v.names[1], a) for v in coupling.views if v.node.op.startswith("Conv") for a in range(2, 9)}
+    for constant in graph.parameters:
+        for use in coupling.uses[constant]:
+            for axis, size in enumerate(graph.constants[constant].dims):
+                number = solution.class_of.get(Dim(use, axis))
+                state = None if number is None else solution.locks[number]
+                if size <= 1 or Dim(use, axis) in windows or state is None:
+                    continue
+                whole = not isinstance(state, np.ndarray)
+                cause = solution.causes[int(state) if whole else int(state[state != 0][0])]
+                share = 1.0 if whole else float((state != 0).mean())
+                yield _locked(graph, constant, axis, cause, round(graph.size(constant) * share))
+
+
+def _locked(graph: Graph, value: str, axis: int, cause: Cause, params: int) -> Locked:
+    node = graph.nodes[cause.node] if cause.node is not None else None
+    label, op = (node.label, node.op) if node else ("", "")
+    return Locked(value, axis, label, op, cause.reason, params, cause.option)
+
+
+def summary(coupling: Coupling) -> dict[str, Any]:
+    """Counts for the record: parameters, those with a cuttable axis, groups and units."""
+    graph = coupling.graph
+    return {
+        "params": sum(graph.size(n) for n in graph.parameters),
+        "cuttable_params": sum(graph.size(n) for n in coupling.covered),
+        "groups": len(coupling.groups),
+        "units": coupling.units,
+    }

@@ -1,0 +1,321 @@
+"""Read and write `.onnx` files, and look at a model as nodes, values, shapes and constants.
+
+A `Graph` is a read-only view of a `ModelProto`. Weights stay where the file put them (inside the proto or in an
+external data file) and become arrays only when somebody asks for one.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx.external_data_helper import ExternalDataInfo, uses_external_data
+
+from onnxprune.errors import ModelError, OutputError
+from onnxprune.shapes import Shape, shapes_of, shell_of
+
+# Arrays up to this many elements are kept once read: shape constants, biases, quantisation scales.
+SMALL = 4096
+PROTOBUF_LIMIT = 2**31 - 1
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """One node of the main graph. `captures` are the outer values that its subgraphs read."""
+
+    index: int
+    proto: NodeProto
+    op: str
+    domain: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    captures: tuple[str, ...] = ()
+
+    @cached_property
+    def attrs(self) -> dict[str, Any]:
+        """Attribute name -> Python value (bytes are decoded)."""
+        return {a.name: _attribute(a) for a in self.proto.attribute}
+
+    @property
+    def label(self) -> str:
+        """What a person finds in a viewer: the node's name, or else its first output's."""
+        return self.proto.name or next(filter(None, self.outputs), self.op)
+
+
+@dataclass(eq=False)
+class Graph:
+    """A model as nodes, values and constants. Build one with `load`; never changed afterwards."""
+
+    proto: ModelProto
+    shell: ModelProto  # the same without weights, with inferred shapes
+    path: Path | None
+    nodes: list[Node]
+    constants: dict[str, TensorProto]
+    shapes: Mapping[str, Shape]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    _small: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict, repr=False)
+
+    @property
+    def name(self) -> str:
+        """How messages call this model."""
+        return str(self.path) if self.path else "the model"
+
+    @cached_property
+    def opset(self) -> int:
+        """Version of the default operator set."""
+        return max((o.version for o in self.proto.opset_import if o.domain in ("", "ai.onnx")), default=1)
+
+    @cached_property
+    def producer(self) -> dict[str, Node]:
+        """Value -> the node that computes it."""
+        return {value: node for node in self.nodes for value in node.outputs if value}
+
+    @cached_property
+    def consumers(self) -> dict[str, list[tuple[Node, int]]]:
+        """Value -> the (node, input slot) pairs that read it."""
+        users: dict[str, list[tuple[Node, int]]] = {}
+        for node in self.nodes:
+            for slot, value in enumerate(node.inputs):
+                if value:
+                    users.setdefault(value, []).append((node, slot))
+        return users
+
+    @cached_property
+    def captured(self) -> frozenset[str]:
+        """Values that some subgraph reads from the outer scope."""
+        return frozenset(value for node in self.nodes for value in node.captures)
+
+    def array(self, name: str) -> np.ndarray[Any, Any]:
+        """The value of a constant, read-only; a memory map where the data is external.
+
+        Raises:
+            ModelError: the data cannot be read.
+        """
+        if name in self._small:
+            return self._small[name]
+        array = read_tensor(self.constants[name], self.path.parent if self.path else None)
+        if array.size <= SMALL:
+            self._small[name] = array
+        return array
+
+    def size(self, name: str) -> int:
+        """Number of elements of a constant."""
+        return int(np.prod(self.constants[name].dims, dtype=np.int64))
+
+    @cached_property
+    def parameters(self) -> tuple[str, ...]:
+        """The constants that count as parameters: all but the integers that carry shapes and indices."""
+        return tuple(n for n, t in self.constants.items() if t.data_type not in NOT_PARAMETERS)
+
+
+NOT_PARAMETERS = frozenset({TensorProto.INT64, TensorProto.BOOL, TensorProto.STRING, TensorProto.UNDEFINED})
+
+
+def load(model: str | os.PathLike[str] | ModelProto, shapes: Mapping[str, tuple[int, ...]] | None = None) -> Graph:
+    """Read a model and infer every shape that can be known.
+
+    Args:
+        model: a path to an `.onnx` file, or a model in memory (it is not changed).
+        shapes: input name -> shape, for inputs that the model leaves open.
+
+    Raises:
+        ModelError: not a readable ONNX model, or its external data is missing, cut off or outside its folder.
+        ShapeError: `shapes` names an input that does not exist or contradicts the model.
+    """
+    if isinstance(model, Graph):
+        raise TypeError("load() takes a path or a ModelProto")
+    path = None if isinstance(model, ModelProto) else Path(model)
+    proto = model if isinstance(model, ModelProto) else _read(Path(model))
+    name = str(path) if path else "the model"
+    if not proto.HasField("graph") or not proto.graph.node:
+        raise ModelError(f"{name}: not an ONNX model, or one without nodes; export the model again")
+    _check_external(proto, path, name)
+    constants = {t.name: t for t in proto.graph.initializer}
+    constants |= {n.output[0]: t for n in proto.graph.node if (t := _constant_node(n)) is not None}
+    nodes = [_node(i, n) for i, n in enumerate(proto.graph.node)]
+    shell = shell_of(proto, shapes or {}, name)
+    return Graph(
+        proto=proto,
+        shell=shell,
+        path=path,
+        nodes=nodes,
+        constants=constants,
+        shapes={**shapes_of(shell), **{n: tuple(t.dims) for n, t in constants.items()}},
+        inputs=tuple(i.name for i in proto.graph.input if i.name not in constants),
+        outputs=tuple(o.name for o in proto.graph.output),
+    )
+
+
+def read_tensor(tensor: TensorProto, folder: Path | None) -> np.ndarray[Any, Any]:
+    """A tensor's value, read-only and without a copy where the data is external.
+
+    Raises:
+        ModelError: the bytes do not fit the tensor's type and shape.
+    """
+    try:
+        if not uses_external_data(tensor):
+            return numpy_helper.to_array(tensor)
+        info = ExternalDataInfo(tensor)
+        dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type))
+        where = (folder or Path()) / info.location
+        if tensor.data_type in PACKED:
+            whole = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+            with where.open("rb") as file:
+                file.seek(info.offset or 0)
+                whole.raw_data = file.read(info.length or -1)
+            return numpy_helper.to_array(whole)
+        return np.memmap(where, dtype=dtype, mode="r", offset=info.offset or 0, shape=tuple(tensor.dims))
+    except (ValueError, TypeError, OSError) as error:
+        raise ModelError(f"tensor {tensor.name!r}: its data cannot be read ({_line(error)}); export again") from error
+
+
+PACKED = frozenset(
+    getattr(TensorProto, n)
+    for n in ("INT4", "UINT4", "FLOAT4E2M1", "INT2", "UINT2")
+    if hasattr(TensorProto, n)
+)
+
+
+def save(proto: ModelProto, path: str | os.PathLike[str], external: bool = False) -> None:
+    """Write a model under a temporary name in the same folder and move it into place.
+
+    Args:
+        proto: the model, with its weights in memory.
+        path: where the model goes; an existing file is replaced only when the new one is complete.
+        external: put the weights beside the model in `<name>.data` (always done beyond 2 GB).
+
+    Raises:
+        OutputError: the folder does not exist or cannot be written.
+    """
+    target = Path(path)
+    try:
+        external = external or proto.ByteSize() > PROTOBUF_LIMIT
+        with tempfile.TemporaryDirectory(prefix=".onnxprune-", dir=target.parent) as folder:
+            draft = Path(folder) / target.name
+            if external:
+                data = target.name + ".data"
+                copy = ModelProto()
+                copy.CopyFrom(proto)
+                onnx.save_model(copy, draft, save_as_external_data=True, location=data, size_threshold=1024)
+                if (Path(folder) / data).exists():
+                    os.replace(Path(folder) / data, target.parent / data)
+            else:
+                draft.write_bytes(proto.SerializeToString())
+            os.replace(draft, target)
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{target}: cannot be written ({_line(error)}); choose another output path") from error
+
+
+def is_external(graph: Graph) -> bool:
+    """Whether the model keeps weights outside its `.onnx` file."""
+    return any(uses_external_data(t) for t in graph.constants.values())
+
+
+def file_bytes(graph: Graph) -> int:
+    """Size in bytes of the model with its external data."""
+    if graph.path is None:
+        return graph.proto.ByteSize()
+    data = {graph.path.parent / ExternalDataInfo(t).location for t in _tensors(graph.proto) if uses_external_data(t)}
+    return graph.path.stat().st_size + sum(p.stat().st_size for p in data)
+
+
+def _read(path: Path) -> ModelProto:
+    try:
+        return onnx.load_model(path, load_external_data=False)
+    except FileNotFoundError as error:
+        raise ModelError(f"{path}: no such file; check the path") from error
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read ({_line(error)})") from error
+    except (DecodeError, ValueError, RuntimeError) as error:
+        raise ModelError(f"{path}: not an ONNX model, or a truncated one; export or copy it again") from error
+
+
+def _check_external(proto: ModelProto, path: Path | None, name: str) -> None:
+    folder = (path.parent if path else Path()).resolve()
+    for tensor in _tensors(proto):
+        if not uses_external_data(tensor):
+            continue
+        if path is None:
+            raise ModelError(f"tensor {tensor.name!r} is in an external file; pass the model's path, or load its data")
+        info = ExternalDataInfo(tensor)
+        where = (folder / info.location).resolve()
+        if not where.is_relative_to(folder) or not info.location:
+            raise ModelError(
+                f"{name}: tensor {tensor.name!r} points outside the model's folder ({info.location!r}); refused"
+            )
+        if not where.is_file():
+            raise ModelError(f"{name}: external data {info.location!r} of tensor {tensor.name!r} is missing")
+        end = (info.offset or 0) + (info.length or 0)
+        if where.stat().st_size < end:
+            raise ModelError(f"{name}: external data {info.location!r} is cut off; copy it again")
+
+
+def _tensors(proto: ModelProto) -> Iterator[TensorProto]:
+    """Every dense tensor that may hold weights: initializers and Constant nodes, subgraphs included."""
+    graphs = [proto.graph]
+    while graphs:
+        graph = graphs.pop()
+        yield from graph.initializer
+        for node in graph.node:
+            for attribute in node.attribute:
+                if attribute.type == AttributeProto.TENSOR:
+                    yield attribute.t
+                elif attribute.type == AttributeProto.GRAPH:
+                    graphs.append(attribute.g)
+
+
+def _constant_node(node: NodeProto) -> TensorProto | None:
+    """The tensor that a `Constant` node holds, whichever of its attributes it uses."""
+    if node.op_type != "Constant" or node.domain not in ("", "ai.onnx") or len(node.attribute) != 1:
+        return None
+    attribute = node.attribute[0]
+    if attribute.name == "value":
+        return attribute.t
+    kinds = {"value_int": np.int64, "value_ints": np.int64, "value_float": np.float32, "value_floats": np.float32}
+    if attribute.name not in kinds:
+        return None
+    value = np.array(helper.get_attribute_value(attribute), dtype=kinds[attribute.name])
+    return numpy_helper.from_array(value, node.output[0])
+
+
+def _node(index: int, proto: NodeProto) -> Node:
+    domain = "" if proto.domain == "ai.onnx" else proto.domain
+    captures: set[str] = set()
+    for attribute in proto.attribute:
+        for graph in [attribute.g] if attribute.type == AttributeProto.GRAPH else attribute.graphs:
+            captures |= _free_names(graph)
+    return Node(
+        index, proto, proto.op_type, domain, tuple(proto.input), tuple(proto.output), tuple(sorted(captures))
+    )
+
+
+def _free_names(graph: GraphProto) -> set[str]:
+    """Names that a subgraph reads but does not define."""
+    defined = {i.name for i in graph.input} | {t.name for t in graph.initializer}
+    defined |= {name for node in graph.node for name in node.output}
+    used = {o.name for o in graph.output}
+    for node in graph.node:
+        used |= set(node.input)
+        for attribute in node.attribute:
+            for inner in [attribute.g] if attribute.type == AttributeProto.GRAPH else attribute.graphs:
+                used |= _free_names(inner)
+    return {name for name in used - defined if name}
+
+
+def _attribute(attribute: AttributeProto) -> Any:
+    value = helper.get_attribute_value(attribute)
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]

@@ -1,0 +1,242 @@
+"""What a rule can say, and what it sees.
+
+A rule is a generator: it looks at one node through a `NodeView` and yields ties, locks, choices and sizes. Everything
+that it does not mention stays locked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.graph import Graph, Node
+from onnxprune.registry import Registry
+from onnxprune.shapeflow import Number, ShapeFlow
+from onnxprune.shapes import Shape
+
+Index = NDArray[np.intp]
+
+
+class Dim(NamedTuple):
+    """One axis of one value: a row of atoms, one an index."""
+
+    value: str
+    axis: int
+
+
+NOWHERE = Dim("", 0)  # the missing axis of a vector operand
+
+
+@dataclass(frozen=True, eq=False)
+class Tie:
+    """Index `ia[k]` of `a` lives and dies with index `ib[k]` of `b`; None stands for all indices in order."""
+
+    a: Dim
+    b: Dim
+    ia: Index | None = None
+    ib: Index | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Lock:
+    """`dim` (or those indices of it) cannot move. `option` names what would open it."""
+
+    dim: Dim
+    reason: str
+    index: Index | None = None
+    option: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Sized:
+    """The size of `dim` is written in `number`: a constant to rewrite, or a size that has to follow."""
+
+    dim: Dim
+    number: Number
+
+
+@dataclass(frozen=True, eq=False)
+class Alternative:
+    """One way to cut: its constraints, and the dims of which at least one must have a free index left."""
+
+    name: str
+    constraints: tuple[Tie | Lock, ...]
+    cuts: tuple[Dim, ...]
+    levels: int  # how many widths it leaves to choose from; the preferred alternative has the most
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """Exactly one of the alternatives holds."""
+
+    alternatives: tuple[Alternative, ...]
+    dims: tuple[Dim, ...]
+
+
+Constraint = Tie | Lock | Sized | Choice
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A contraction with weights: y = W x + b over channels.
+
+    MACs are `macs` (everything that no cut changes) times the sizes of the dims in `cost`. `padded`: zeros are added
+    around x, so that a constant x does not give a constant y.
+    """
+
+    x: Dim
+    w_in: Dim
+    w_out: Dim
+    y: Dim
+    cost: tuple[Dim, Dim]
+    macs: float
+    bias: str | None = None
+    bias_slot: int | None = None
+    groups: int = 1
+    padded: bool = False
+
+
+@dataclass(frozen=True)
+class SetAttr:
+    """Give a node's attribute another value; None removes it."""
+
+    name: str
+    value: Any
+
+
+@dataclass(frozen=True, eq=False)
+class SetInput:
+    """Give a node's constant input another value, for this node alone."""
+
+    slot: int
+    value: NDArray[Any]
+
+
+Edit = SetAttr | SetInput
+Kept = Callable[[Dim], Index]
+Rule = Callable[["NodeView"], Iterator[Constraint]]
+Fixup = Callable[["NodeView", Kept], Iterator[Edit]]
+LinearOf = Callable[["NodeView"], Linear]
+
+# Keyed by op type; ops of other domains by "domain::op".
+RULES: Registry[Rule] = Registry("rule", "onnxprune.rules")
+FIXUPS: Registry[Fixup] = Registry("fixup", "onnxprune.rules")
+LINEAR: Registry[LinearOf] = Registry("linear", "onnxprune.rules")
+
+rule, fixup, linear = RULES.register, FIXUPS.register, LINEAR.register
+
+# Ops through which a weight stays a weight: a zeroed slice of the source is a zero slice of the result.
+ZERO_PRESERVING = frozenset(
+    "Identity Transpose Reshape Cast DequantizeLinear Squeeze Unsqueeze Flatten Slice Split Concat Gather".split()
+)
+
+
+class Unknown(Exception):
+    """A rule needs a shape or a constant that is not known; its node is locked with this reason."""
+
+
+class NodeView:
+    """One node as a rule sees it. Shapes and axes of inputs (`x`) and outputs (`y`) by slot."""
+
+    def __init__(self, graph: Graph, flow: ShapeFlow, node: Node, names: Sequence[str], align: int = 1) -> None:
+        """`names`: the value at each input slot (a private name where a shared vector is read)."""
+        self.graph, self.flow, self.node, self.names, self.align = graph, flow, node, names, align
+
+    @cached_property
+    def attrs(self) -> dict[str, Any]:
+        """The node's attributes."""
+        return self.node.attrs
+
+    @property
+    def opset(self) -> int:
+        """Version of the default operator set."""
+        return self.graph.opset
+
+    def has(self, slot: int) -> bool:
+        """Whether an optional input is given."""
+        return slot < len(self.node.inputs) and bool(self.node.inputs[slot])
+
+    def shape(self, slot: int) -> tuple[int | str | None, ...]:
+        """Shape of an input."""
+        return _known(self.graph.shapes.get(self.node.inputs[slot]), self.node.inputs[slot])
+
+    def out_shape(self, slot: int = 0) -> tuple[int | str | None, ...]:
+        """Shape of an output."""
+        return _known(self.graph.shapes.get(self.node.outputs[slot]), self.node.outputs[slot])
+
+    def x(self, slot: int, axis: int) -> Dim:
+        """An axis (negative counts from the end) of an input."""
+        return Dim(self.names[slot], axis % len(self.shape(slot)))
+
+    def y(self, axis: int, slot: int = 0) -> Dim:
+        """An axis of an output."""
+        return Dim(self.node.outputs[slot], axis % len(self.out_shape(slot)))
+
+    def xs(self, slot: int) -> list[Dim]:
+        """All axes of an input."""
+        return [Dim(self.names[slot], a) for a in range(len(self.shape(slot)))]
+
+    def ys(self, slot: int = 0) -> list[Dim]:
+        """All axes of an output."""
+        return [Dim(self.node.outputs[slot], a) for a in range(len(self.out_shape(slot)))]
+
+    def outputs(self) -> Iterator[int]:
+        """Slots of the outputs that exist."""
+        return (slot for slot, name in enumerate(self.node.outputs) if name)
+
+    def const(self, slot: int) -> NDArray[Any] | None:
+        """The value of an input that is a constant of the model, else None."""
+        name = self.node.inputs[slot] if self.has(slot) else ""
+        return self.graph.array(name) if name in self.graph.constants else None
+
+    def numbers(self, slot: int) -> tuple[Number, ...] | None:
+        """The traced numbers of a shape input."""
+        return self.flow.numbers(self.node, slot)
+
+    def ints(self, slot: int, attr: str | None = None) -> list[int] | None:
+        """The integers of an input whose values are all known, or of the attribute that older opsets have."""
+        if attr is not None and attr in self.attrs:
+            value = self.attrs[attr]
+            return [value] if isinstance(value, int) else list(value)
+        numbers = self.numbers(slot)
+        if numbers is None or any(n.value is None for n in numbers):
+            return None
+        return [int(n.value) for n in numbers if n.value is not None]
+
+    def is_weight(self, slot: int) -> bool:
+        """Whether an input is a constant, or made from constants by steps that keep a zero slice zero."""
+        return is_weight(self.graph, self.node.inputs[slot]) if self.has(slot) else False
+
+
+def is_weight(graph: Graph, name: str) -> bool:
+    """See `NodeView.is_weight`."""
+    if name in graph.constants:
+        return True
+    node = graph.producer.get(name)
+    if node is None or node.domain or node.op not in ZERO_PRESERVING:
+        return False
+    if node.op == "Concat":
+        return all(is_weight(graph, n) for n in node.inputs)
+    return bool(node.inputs) and is_weight(graph, node.inputs[0])
+
+
+def size_of(dim_size: int | str | None, what: str) -> int:
+    """A size that has to be known.
+
+    Raises:
+        Unknown: it is not.
+    """
+    if not isinstance(dim_size, int):
+        raise Unknown(f"the size of {what} is not known; give --shape")
+    return dim_size
+
+
+def _known(shape: Shape, name: str) -> tuple[int | str | None, ...]:
+    if shape is None:
+        raise Unknown(f"the shape of {name!r} is not known; give --shape")
+    return shape

@@ -1,0 +1,50 @@
+"""Ops that work on one element at a time, alone or with its broadcast partners."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from onnxprune.rules.base import Constraint, NodeView, Tie, rule
+from onnxprune.rules.broadcast import tie_broadcast
+
+UNARY = (
+    "Abs Acos Acosh Asin Asinh Atan Atanh BitwiseNot Cast Ceil Celu Cos Cosh Elu Erf Exp Floor Gelu HardSigmoid "
+    "HardSwish Identity IsInf IsNaN LeakyRelu Log Mish Neg Not Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Sinh "
+    "Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu"
+).split()
+
+BROADCAST = (
+    "Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Clip Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean "
+    "Min Mod Mul Or PRelu Pow Sub Sum Where Xor"
+).split()
+
+
+@rule(*UNARY)
+def unary(n: NodeView) -> Iterator[Constraint]:
+    """Every axis of the input goes with the same axis of the output."""
+    for x, y in zip(n.xs(0), n.ys(), strict=True):
+        yield Tie(x, y)
+
+
+@rule("CastLike")
+def cast_like(n: NodeView) -> Iterator[Constraint]:
+    """Only the type of the second input matters: its axes are free."""
+    yield from unary(n)
+    for dim in n.xs(1):
+        yield Tie(dim, dim)
+
+
+@rule("Dropout")
+def dropout(n: NodeView) -> Iterator[Constraint]:
+    """Identity at inference; the optional mask has the same axes."""
+    for slot in n.outputs():
+        for x, y in zip(n.xs(0), n.ys(slot), strict=True):
+            yield Tie(x, y)
+
+
+@rule(*BROADCAST)
+def broadcast(n: NodeView) -> Iterator[Constraint]:
+    """All inputs, constant or computed, broadcast against each other."""
+    for slot in range(len(n.node.inputs)):
+        if n.has(slot):
+            yield from tie_broadcast(n, n.xs(slot), n.shape(slot), n.ys(), n.out_shape())

@@ -1,0 +1,79 @@
+"""Matrix products: MatMul and Gemm."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import prod
+
+from onnxprune.rules.base import NOWHERE, Constraint, Dim, Linear, Lock, NodeView, Tie, linear, rule
+from onnxprune.rules.broadcast import tie_broadcast
+
+COMPUTED = "a product of two computed tensors: nothing proves that a removed index adds zero"
+
+
+@rule("MatMul")
+def matmul(n: NodeView) -> Iterator[Constraint]:
+    """A [..., M, K] x B [..., K, N] -> Y [..., M, N]; either side may be one vector."""
+    a, b, y = n.xs(0), n.xs(1), n.ys()
+    yield from _contract(n, a[-1], b[-2] if len(b) > 1 else b[0])
+    if len(b) > 1:
+        yield Tie(b[-1], y.pop())
+    if len(a) > 1:
+        yield Tie(a[-2], y.pop())
+    for side, slot in ((a, 0), (b, 1)):
+        yield from tie_broadcast(n, side[:-2], n.shape(slot)[:-2], y, n.out_shape()[: len(y)])
+
+
+@linear("MatMul")
+def matmul_linear(n: NodeView) -> Linear:
+    """MACs: everything that the weight side does not span x K x N."""
+    a, b, y = n.xs(0), n.xs(1), n.ys()
+    k_a, k_b = a[-1], b[-2] if len(b) > 1 else b[0]
+    if n.is_weight(1):
+        spread = n.shape(0)[:-1]
+        out, y_out = (b[-1], y[-1]) if len(b) > 1 else (NOWHERE, NOWHERE)
+        x, w_in = k_a, k_b
+    else:
+        spread = (*n.shape(1)[:-2], *n.shape(1)[-1:]) if len(b) > 1 else ()
+        out, y_out = (a[-2], y[-2 if len(b) > 1 else -1]) if len(a) > 1 else (NOWHERE, NOWHERE)
+        x, w_in = k_b, k_a
+    macs = prod(s for s in spread if isinstance(s, int))
+    return Linear(x, w_in, out, y_out, (w_in, out), float(macs))
+
+
+@rule("Gemm")
+def gemm(n: NodeView) -> Iterator[Constraint]:
+    """A [M, K] (or transposed) x B [K, N] (or transposed) + C -> Y [M, N]."""
+    (m, k), (kb, nb) = _sides(n)
+    yield from _contract(n, k, kb)
+    yield Tie(m, n.y(0))
+    yield Tie(nb, n.y(1))
+    if n.has(2):
+        yield from tie_broadcast(n, n.xs(2), n.shape(2), n.ys(), n.out_shape())
+
+
+@linear("Gemm")
+def gemm_linear(n: NodeView) -> Linear:
+    """MACs: M x K x N."""
+    (m, k), (kb, nb) = _sides(n)
+    rows = n.shape(0)[m.axis]
+    bias = n.names[2] if n.has(2) else None
+    scale = float(rows) if isinstance(rows, int) else 1.0
+    return Linear(k, kb, nb, n.y(1), (kb, nb), scale, bias=bias, bias_slot=2)
+
+
+def _sides(n: NodeView) -> tuple[tuple[Dim, Dim], tuple[Dim, Dim]]:
+    a, b = n.xs(0), n.xs(1)
+    if n.attrs.get("transA", 0):
+        a.reverse()
+    if n.attrs.get("transB", 0):
+        b.reverse()
+    return (a[0], a[1]), (b[0], b[1])
+
+
+def _contract(n: NodeView, a: Dim, b: Dim) -> Iterator[Constraint]:
+    if n.is_weight(0) or n.is_weight(1):
+        yield Tie(a, b)
+    else:
+        yield Lock(a, COMPUTED)
+        yield Lock(b, COMPUTED)

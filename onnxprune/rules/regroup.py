@@ -1,0 +1,137 @@
+"""The row-major regrouping of axes, solved by common factors.
+
+`[6, 4] -> [2, 12]` keeps the order of 24 elements. Cutting both shapes at every place where either is cut gives the
+common factors (2, 3, 4); a cut that stays a box on both sides removes indices of exactly one factor. So each factor is
+an alternative: the axes that contain it lose those indices, every other axis of the block stays whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from math import prod
+from operator import mul
+
+import numpy as np
+
+from onnxprune.rules.base import Alternative, Choice, Constraint, Dim, Index, Lock, NodeView, Tie
+
+Size = int | str | None
+REGROUPED = "Reshape merges or splits it with an axis that is cut"
+OPEN = "Reshape regroups an axis of open size; give --shape"
+
+
+@dataclass(frozen=True)
+class Block:
+    """Consecutive input axes that become consecutive output axes."""
+
+    x: tuple[int, ...]
+    y: tuple[int, ...]
+
+
+def regroup(n: NodeView) -> Iterator[Constraint]:
+    """Ties and choices between the axes of input 0 and output 0. Axes of size one carry nothing."""
+    shape, out = n.shape(0), n.out_shape()
+    for dim, size in (*zip(n.xs(0), shape, strict=True), *zip(n.ys(), out, strict=True)):
+        if size == 1:
+            yield Lock(dim, "an axis of size one")
+    for block in blocks(shape, out):
+        xs, ys = [n.x(0, a) for a in block.x], [n.y(a) for a in block.y]
+        if len(xs) == len(ys) == 1:
+            yield Tie(xs[0], ys[0])
+            continue
+        x_sizes, y_sizes = [shape[a] for a in block.x], [out[a] for a in block.y]
+        choice = _choice(n, xs, ys, x_sizes, y_sizes)
+        if choice is not None:
+            yield choice
+            continue
+        for dim in (*xs, *ys):
+            yield Lock(dim, OPEN)
+
+
+def blocks(x: Sequence[Size], y: Sequence[Size]) -> list[Block]:
+    """Match the axes in runs of equal product, from both ends; what stays between the ends is one block."""
+    xs = [a for a, s in enumerate(x) if s != 1]
+    ys = [a for a, s in enumerate(y) if s != 1]
+    head = _runs(xs, ys, x, y)
+    xs, ys = xs[sum(len(b.x) for b in head) :], ys[sum(len(b.y) for b in head) :]
+    tail = [Block(b.x[::-1], b.y[::-1]) for b in _runs(xs[::-1], ys[::-1], x, y)]
+    xs = xs[: len(xs) - sum(len(b.x) for b in tail)]
+    ys = ys[: len(ys) - sum(len(b.y) for b in tail)]
+    middle = [Block(tuple(xs), tuple(ys))] if xs or ys else []
+    return head + middle + tail[::-1]
+
+
+def _runs(xs: Sequence[int], ys: Sequence[int], x: Sequence[Size], y: Sequence[Size]) -> list[Block]:
+    found: list[Block] = []
+    i = j = 0
+    while i < len(xs) and j < len(ys):
+        if x[xs[i]] == y[ys[j]] and x[xs[i]] is not None:
+            found.append(Block((xs[i],), (ys[j],)))
+            i, j = i + 1, j + 1
+            continue
+        run = _run(xs[i:], ys[j:], x, y)
+        if run is None:
+            break
+        found.append(run)
+        i, j = i + len(run.x), j + len(run.y)
+    return found
+
+
+def _run(xs: Sequence[int], ys: Sequence[int], x: Sequence[Size], y: Sequence[Size]) -> Block | None:
+    """The shortest runs with the same product of known sizes."""
+    i = j = 1
+    while True:
+        a, b = [x[k] for k in xs[:i]], [y[k] for k in ys[:j]]
+        known_a, known_b = [s for s in a if isinstance(s, int)], [s for s in b if isinstance(s, int)]
+        if len(known_a) != len(a) or len(known_b) != len(b):
+            return None
+        left, right = prod(known_a), prod(known_b)
+        if left == right:
+            return Block(tuple(xs[:i]), tuple(ys[:j]))
+        if left < right:
+            i += 1
+        else:
+            j += 1
+        if i > len(xs) or j > len(ys):
+            return None
+
+
+def _choice(
+    n: NodeView, xs: Sequence[Dim], ys: Sequence[Dim], x_sizes: Sequence[Size], y_sizes: Sequence[Size]
+) -> Choice | None:
+    x_known = [s for s in x_sizes if isinstance(s, int)]
+    y_known = [s for s in y_sizes if isinstance(s, int)]
+    if not xs or not ys or len(x_known) < len(xs) or len(y_known) < len(ys) or prod(x_known) != prod(y_known):
+        return None
+    ends = sorted({1, *accumulate(reversed(x_known), mul), *accumulate(reversed(y_known), mul)})
+    if any(b % a for a, b in pairwise(ends)):
+        return None
+    dims = [*_spans(xs, x_known), *_spans(ys, y_known)]
+    # Factors from the innermost out: (stride, size).
+    factors = [(a, b // a) for a, b in pairwise(ends)]
+    return Choice(tuple(_cut(n, dims, s, f) for s, f in factors), tuple(d for d, _, _ in dims))
+
+
+def _spans(dims: Sequence[Dim], sizes: Sequence[int]) -> list[tuple[Dim, int, int]]:
+    """Each dim with its stride in the block and its size."""
+    strides = [*accumulate(reversed(sizes), mul, initial=1)][:-1][::-1]
+    return list(zip(dims, strides, sizes, strict=True))
+
+
+def _cut(n: NodeView, dims: Sequence[tuple[Dim, int, int]], stride: int, size: int) -> Alternative:
+    """The alternative in which indices of the factor with this stride and size go."""
+    inside: list[tuple[Dim, Index]] = []
+    constraints: list[Tie | Lock] = []
+    for dim, start, length in dims:
+        if start <= stride and stride * size <= start * length:
+            inside.append((dim, np.arange(length) // (stride // start) % size))
+        else:
+            constraints.append(Lock(dim, REGROUPED))
+    (first, digits), rest = inside[0], inside[1:]
+    representative = np.unique(digits, return_index=True)[1]
+    if digits.size > size:
+        constraints.append(Tie(first, first, np.arange(digits.size), representative[digits]))
+    constraints += [Tie(dim, first, np.arange(d.size), representative[d]) for dim, d in rest]
+    return Alternative(f"factor {size}", tuple(constraints), cuts=(first,), levels=max(1, size // n.align))

@@ -1,0 +1,26 @@
+"""Resize and Upsample: axes that keep their size pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from onnxprune.rules.base import Constraint, Lock, NodeView, Sized, Tie, rule
+
+
+@rule("Resize", "Upsample")
+def resize(n: NodeView) -> Iterator[Constraint]:
+    """An axis of equal size in and out is copied; the others are interpolated."""
+    cropped = n.attrs.get("coordinate_transformation_mode") == "tf_crop_and_resize"
+    sizes = n.numbers(3) if n.node.op == "Resize" and n.has(3) else None
+    axes = n.attrs.get("axes", range(len(n.shape(0))))
+    written = dict(zip((a % len(n.shape(0)) for a in axes), sizes, strict=False)) if sizes else {}
+    for axis, (x, y) in enumerate(zip(n.xs(0), n.ys(), strict=True)):
+        if cropped or n.shape(0)[axis] != n.out_shape()[axis]:
+            yield Lock(x, "the axis is resized")
+            yield Lock(y, "the axis is resized")
+            continue
+        yield Tie(x, y)
+        if axis in written:
+            yield Sized(y, written[axis])
+        elif n.node.op == "Resize" and n.has(3) and sizes is None:
+            yield Lock(x, "the target size is computed")
