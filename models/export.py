@@ -1,8 +1,10 @@
 """Export the architectures of this folder, or torchvision's and timm's, to ONNX.
 
-    python models/export.py NAME... | all -o FOLDER [--exporter torchscript|dynamo|both] [--dynamic-batch] [--check]
-    python models/export.py --torchvision resnet50 -o FOLDER      # random weights, where torchvision is installed
-    python models/export.py --timm convnext_tiny -o FOLDER        # random weights, where timm is installed
+    python models/export.py all -o FOLDER --exporter both --check   # or some names instead of all
+    python models/export.py --torchvision resnet50 -o FOLDER        # where torchvision is installed
+    python models/export.py --timm convnext_tiny -o FOLDER          # where timm is installed
+
+All weights are random.
 """
 
 import argparse
@@ -22,6 +24,7 @@ from torch import Tensor, nn
 if __package__ in (None, ""):  # run as a script
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from models.architectures import ARCHITECTURES, example_inputs
+from models.architectures.common import settle
 from models.torchvision_ops import import_torchvision
 
 EXPORTERS = {"torchscript": 17, "dynamo": 18}  # and the opset that each writes by default
@@ -52,12 +55,14 @@ def export_module(
     input_names: list[str] | None = None,
     output_names: list[str] | None = None,
 ) -> Path:
-    """Export one module in eval mode; without `fold`, BatchNorms and constant expressions stay in the graph."""
+    """Export one module in eval mode; without `fold`, BatchNorms and constant expressions stay."""
     if exporter not in EXPORTERS:
         raise ValueError(f"exporter {exporter!r} is not one of {', '.join(EXPORTERS)}")
     with torch.no_grad():
         outputs = model.eval()(*inputs)
-    input_names = input_names or (["input"] if len(inputs) == 1 else [f"input{i}" for i in range(len(inputs))])
+    input_names = input_names or (
+        ["input"] if len(inputs) == 1 else [f"input{i}" for i in range(len(inputs))]
+    )
     count = 1 if isinstance(outputs, Tensor) else len(outputs)
     output_names = output_names or (["output"] if count == 1 else [f"output{i}" for i in range(count)])
     options: dict[str, Any]
@@ -98,7 +103,7 @@ def export(
 
 
 def torchvision_model(name: str) -> tuple[nn.Module, tuple[Tensor, ...]]:
-    """A torchvision model with random weights, and its input."""
+    """A torchvision model with random weights and settled norms, and its input."""
     import_torchvision()
     from torchvision.models import get_model
 
@@ -106,18 +111,21 @@ def torchvision_model(name: str) -> tuple[nn.Module, tuple[Tensor, ...]]:
     with quiet():
         model: nn.Module = get_model(name, weights=None)
     size = 299 if name == "inception_v3" else 224
+    settle(model, [torch.randn(4, 3, size, size)], weights=False)
     return model.eval(), (torch.randn(1, 3, size, size),)
 
 
 def timm_model(name: str) -> tuple[nn.Module, tuple[Tensor, ...]]:
-    """A timm model with random weights, and its input."""
+    """A timm model with random weights and settled norms, and its input."""
     import_torchvision()
     import timm
+    from timm.data.config import resolve_data_config
 
     torch.manual_seed(0)
     with quiet():
         model: nn.Module = timm.create_model(name, pretrained=False, exportable=True)
-        shape = timm.data.resolve_data_config({}, model=model)["input_size"]
+        shape = resolve_data_config({}, model=model)["input_size"]
+    settle(model, [torch.randn(4, *shape)], weights=False)
     return model.eval(), (torch.randn(1, *shape),)
 
 
@@ -138,10 +146,10 @@ def main(argv: list[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description="Export models to ONNX.")
     parser.add_argument("names", nargs="*", metavar="NAME", help="an architecture of this folder, or 'all'")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for NAME.onnx (made if missing)")
-    parser.add_argument("--torchvision", action="append", default=[], metavar="NAME", help="a torchvision model")
-    parser.add_argument("--timm", action="append", default=[], metavar="NAME", help="a timm model")
-    parser.add_argument("--exporter", choices=(*EXPORTERS, "both"), default="torchscript", help="both: NAME.EXPORTER.onnx")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder, made if missing")
+    parser.add_argument("--torchvision", action="append", default=[], metavar="NAME", help="from torchvision")
+    parser.add_argument("--timm", action="append", default=[], metavar="NAME", help="from timm")
+    parser.add_argument("--exporter", choices=(*EXPORTERS, "both"), default="torchscript")
     parser.add_argument("--opset", type=int, help="default: 17 for torchscript, 18 for dynamo")
     parser.add_argument("--dynamic-batch", action="store_true", help="name the batch axis N")
     parser.add_argument("--no-fold", action="store_true", help="keep BatchNorms and constant expressions")

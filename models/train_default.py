@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 HERE = Path(__file__).resolve().parent / "default"
 MEAN, STD = 0.286, 0.353

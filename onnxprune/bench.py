@@ -16,7 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, pairwise
 from typing import TYPE_CHECKING, Any
 
 from onnxprune.data import Feed, Shapes, choose_shapes, input_specs, random_feeds
@@ -65,7 +65,7 @@ class Latency:
     q1: float
     q3: float
     fastest: float
-    nodes: dict[str, int]  # provider -> nodes after optimisation; empty where ONNX Runtime does not tell
+    nodes: dict[str, int]  # provider -> nodes placed on it, before fusion; empty where unknown
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON; times in milliseconds, `spread` from first to third quartile."""
@@ -89,6 +89,7 @@ class Bench:
     provider: str
     threads: int | None  # None: ONNX Runtime's choice
     cpus: int | None
+    others: float | None  # processors that other processes kept busy meanwhile; None where unknown
     onnxruntime: str
     inputs: dict[str, list[int]]
     assumed: tuple[str, ...]  # what was assumed about free axes
@@ -96,6 +97,16 @@ class Bench:
     burst: int  # timed runs in a turn
     seconds: float
     converged: bool  # the interval got narrow enough before the time was up
+
+    @property
+    def busy(self) -> bool:
+        """Whether other processes left fewer processors than threads.
+
+        The threads then wait for each other, and one session may be several times slower than its twin, which
+        no interval shows. Measure with one thread, or later.
+        """
+        threads, cpus = self.threads or self.cpus or 1, self.cpus or 1
+        return threads > 1 and (self.others or 0.0) + threads > cpus + 0.5
 
     @property
     def speedup(self) -> Interval | None:
@@ -108,17 +119,24 @@ class Bench:
         result: dict[str, Any] = plain(self)
         result["a"] = self.a.to_dict()
         result["b"] = self.b.to_dict() if self.b else None
-        return result | {"speedup": plain(self.speedup)}
+        return result | {"speedup": plain(self.speedup), "busy": self.busy}
 
 
 def median_interval(samples: Sequence[float]) -> Interval:
-    """Median and its 95 % interval from order statistics, for any distribution; infinite below 6 samples."""
+    """Median and its 95 % interval from order statistics, for any distribution; infinite below 6 samples.
+
+    The samples are in order of time. Neighbours that resemble each other (a busy minute) say less than
+    independent ones, so the interval widens with the correlation of adjacent samples being above the median.
+    """
     ordered, n = sorted(samples), len(samples)
-    rank = math.floor((n - 1.96 * math.sqrt(n)) / 2)
+    median = statistics.median(ordered)
     if n < MIN_TURNS:
-        return Interval(statistics.median(ordered), -math.inf, math.inf)
-    rank = max(rank, 1)
-    return Interval(statistics.median(ordered), ordered[rank - 1], ordered[n - rank])
+        return Interval(median, -math.inf, math.inf)
+    above = [1 if sample > median else -1 for sample in samples]
+    alike = min(max(sum(x * y for x, y in pairwise(above)) / (n - 1), 0.0), 0.9)
+    reach = 0.98 * math.sqrt(n * (1 + alike) / (1 - alike))
+    rank = max(math.floor(n / 2 - reach), 0)
+    return Interval(median, ordered[rank], ordered[n - 1 - rank])
 
 
 def bench(
@@ -175,9 +193,9 @@ def bench(
     clock = _Clock(
         [[_runner(s, feed, _DEVICES.get(provider)) for feed in kept] for s in sessions], warmup, max_seconds
     )
-    started = time.perf_counter()
+    started, before = time.perf_counter(), _others_cpu()
     times, converged = clock.measure(runs, min_seconds, max_seconds)
-    seconds = time.perf_counter() - started
+    seconds, after = time.perf_counter() - started, _others_cpu()
     results = [_latency(*pair) for pair in zip(models, times, sessions, strict=True)]
     return Bench(
         a=results[0],
@@ -186,6 +204,7 @@ def bench(
         provider=provider,
         threads=threads,
         cpus=os.cpu_count(),
+        others=None if before is None or after is None else max(0.0, after - before) / seconds,
         onnxruntime=onnxruntime.__version__,
         inputs={name: list(value.shape) for name, value in kept[0].items()},
         assumed=choose_shapes(specs, shapes).assumed if feeds is None else (),
@@ -264,6 +283,18 @@ def _timed(call: Callable[[], Any]) -> float:
     return (time.perf_counter() - start) * 1e3
 
 
+def _others_cpu() -> float | None:
+    """Processor seconds that everything but this process has used since the machine started (Linux)."""
+    try:
+        with open("/proc/stat", encoding="ascii") as file:
+            ticks = [
+                int(word) for word in file.readline().split()[1:9]
+            ]  # user nice system idle iowait irq softirq steal
+        return (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK") - time.process_time()
+    except (OSError, ValueError, IndexError):
+        return None
+
+
 def _settled(times: list[list[float]]) -> bool:
     interval = _ratio(times) if len(times) > 1 else median_interval(times[0])
     return interval.half_width < PRECISION
@@ -279,7 +310,7 @@ def _latency(model: Model, times: Sequence[float], session: InferenceSession) ->
 
 
 def placement(session: InferenceSession) -> dict[str, int]:
-    """Provider -> number of nodes placed on it after optimisation; empty where ONNX Runtime does not tell."""
+    """Provider -> number of nodes placed on it, before fusion; empty where ONNX Runtime does not tell."""
     try:
         parts = session.get_provider_graph_assignment_info()
     except (AttributeError, RuntimeError):  # older than 1.24, or a session that did not record it

@@ -31,11 +31,18 @@ class Cost:
         widths = np.append(np.asarray(self.coupling.solution.sizes) - self.coupling.per_unit @ removed, 1.0)
         return float(self.factors @ widths[self.classes].prod(axis=1))
 
+    def terms(self) -> NDArray[np.float64]:
+        """[terms]: the value of each term in the whole model."""
+        widths = np.append(np.asarray(self.coupling.solution.sizes, dtype=float), 1.0)
+        return np.asarray(self.factors * widths[self.classes].prod(axis=1))
+
+    def movable(self) -> NDArray[np.bool_]:
+        """[terms]: whether some width in a term can be cut."""
+        return np.asarray((self.classes < len(self.coupling.solution.sizes)).any(axis=1))
+
     def per_group(self) -> NDArray[np.float64]:
         """[groups]: the cost of the terms in which a group takes part."""
-        values = self.factors * np.append(np.asarray(self.coupling.solution.sizes, dtype=float), 1.0)[
-            self.classes
-        ].prod(axis=1)
+        values = self.terms()
         by_class = np.zeros(len(self.coupling.solution.sizes) + 1)
         for column in self.classes.T:
             np.add.at(by_class, column, values)

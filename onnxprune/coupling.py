@@ -70,6 +70,7 @@ class Coupling:
 
     graph: Graph
     align: int
+    inexact: bool
     views: list[NodeView]
     linears: list[tuple[Node, Linear]]
     source: dict[str, str]  # private name of a shared vector's use -> the constant
@@ -151,16 +152,17 @@ class Coupling:
         return units is not None and bool((sizes[self.group_of[units[units >= 0]]] > 1).any())
 
 
-def couple(graph: Graph, align: int = 1) -> Coupling:
+def couple(graph: Graph, align: int = 1, inexact: bool = False) -> Coupling:
     """Solve which indices are coupled.
 
     Args:
         graph: the model.
         align: widths that the allocation will keep to; decides only between ways to cut a grouped operator.
+        inexact: open the norms that take their statistics over the axis.
     """
     graph, flow = resolve(graph)
     source: dict[str, str] = {}
-    views = [NodeView(graph, flow, node, _names(graph, node, source), align) for node in graph.nodes]
+    views = [NodeView(graph, flow, node, _names(graph, node, source), align, inexact) for node in graph.nodes]
     values = {**{v: graph.shapes.get(v) for v in _values(graph)}, **{u: graph.shapes[c] for u, c in source.items()}}
     solver = Solver({Dim(v, a): s for v, shape in values.items() for a, s in enumerate(shape or ())})
     sized: list[tuple[Node, Sized]] = []
@@ -185,7 +187,7 @@ def couple(graph: Graph, align: int = 1) -> Coupling:
     ]
     solution = solver.solve(parameters)
     linears = [(v.node, spec) for v in views if (spec := _linear(v)) is not None]
-    coupling = Coupling(graph, align, views, linears, source, sized, solution, ())
+    coupling = Coupling(graph, align, inexact, views, linears, source, sized, solution, ())
     coupling.groups = tuple(_groups(coupling))
     return coupling
 

@@ -282,6 +282,10 @@ def read(source: Source, inputs: Inputs, batch: int | None = None, limit: int | 
             raise DataError(f"{source}: no such file or directory; check the path of the data")
     elif isinstance(source, Iterator):
         source = list(islice(source, limit))
+    elif not isinstance(source, Iterable) or (isinstance(source, np.ndarray) and not source.ndim):
+        raise DataError(
+            f"the data are a {type(source).__name__}; give a path, arrays by input name or an iterable"
+        )
     feeds = Feeds(source, specs, min(batch, limit) if batch and limit else batch, limit)
     if next(iter(feeds), None) is None:
         raise DataError(

@@ -7,8 +7,10 @@ external data file) and become arrays only when somebody asks for one.
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -186,8 +188,9 @@ PACKED = frozenset(
 )
 
 
-def save(proto: ModelProto, path: str | os.PathLike[str], external: bool = False) -> None:
-    """Write a model under a temporary name in the same folder and move it into place.
+@contextmanager
+def draft(proto: ModelProto, path: str | os.PathLike[str], external: bool = False) -> Iterator[Path]:
+    """Write a model under a temporary name, hand it out to be checked, and move it into place if nothing is raised.
 
     Args:
         proto: the model, with its weights in memory.
@@ -198,22 +201,39 @@ def save(proto: ModelProto, path: str | os.PathLike[str], external: bool = False
         OutputError: the folder does not exist or cannot be written.
     """
     target = Path(path)
+    data = target.name + ".data"
     try:
-        external = external or proto.ByteSize() > PROTOBUF_LIMIT
-        with tempfile.TemporaryDirectory(prefix=".onnxprune-", dir=target.parent) as folder:
-            draft = Path(folder) / target.name
-            if external:
-                data = target.name + ".data"
-                copy = ModelProto()
-                copy.CopyFrom(proto)
-                onnx.save_model(copy, draft, save_as_external_data=True, location=data, size_threshold=1024)
-                if (Path(folder) / data).exists():
-                    os.replace(Path(folder) / data, target.parent / data)
-            else:
-                draft.write_bytes(proto.SerializeToString())
-            os.replace(draft, target)
-    except (OSError, ValueError) as error:
+        if target.is_dir():
+            raise OutputError(f"{target}: is a folder; give the name of a file")
+        folder = Path(tempfile.mkdtemp(prefix=".onnxprune-", dir=target.parent))
+    except OSError as error:
         raise OutputError(f"{target}: cannot be written ({_line(error)}); choose another output path") from error
+    try:
+        try:
+            _write(proto, folder / target.name, data if external or proto.ByteSize() > PROTOBUF_LIMIT else None)
+        except (OSError, ValueError) as error:
+            raise OutputError(f"{target}: cannot be written ({_line(error)}); choose another output path") from error
+        yield folder / target.name
+        if (folder / data).exists():
+            os.replace(folder / data, target.parent / data)
+        os.replace(folder / target.name, target)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def save(proto: ModelProto, path: str | os.PathLike[str], external: bool = False) -> None:
+    """Write a model in one step; see `draft`."""
+    with draft(proto, path, external):
+        pass
+
+
+def _write(proto: ModelProto, path: Path, data: str | None) -> None:
+    if data is None:
+        path.write_bytes(proto.SerializeToString())
+        return
+    copy = ModelProto()
+    copy.CopyFrom(proto)  # onnx moves the weights out of the model that it saves
+    onnx.save_model(copy, path, save_as_external_data=True, location=data, size_threshold=1024)
 
 
 def is_external(graph: Graph) -> bool:

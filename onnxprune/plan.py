@@ -30,6 +30,7 @@ class Plan:
         kept: constant (or split copy) -> axis -> indices kept, ascending. What is not named stays whole.
         splits: copy -> the shared constant that it is a copy of.
         align: the widths that the analysis kept to; a replay decides between alternatives as the plan's maker did.
+        inexact: whether norms were opened, likewise.
         folds: what a lossless plan does to the weights that stay before it cuts (see `lossless`).
         graph: the model that the plan was made for.
     """
@@ -37,6 +38,7 @@ class Plan:
     kept: Mapping[str, Mapping[int, Index]]
     splits: Mapping[str, str] = field(default_factory=dict)
     align: int = 1
+    inexact: bool = False
     folds: Mapping[str, Any] = field(default_factory=dict)
     graph: Graph | None = None
     given_sha256: str | None = None
@@ -52,6 +54,7 @@ class Plan:
             "version": VERSION,
             "model_sha256": self.model_sha256,
             "align": self.align,
+            **({"inexact": True} if self.inexact else {}),
             "kept": {n: {str(a): i.tolist() for a, i in axes.items()} for n, axes in self.kept.items()},
             "splits": dict(self.splits),
             **({"folds": self.folds} if self.folds else {}),
@@ -82,7 +85,8 @@ def read_plan(path: str | Path) -> Plan:
         }
         splits = {str(k): str(v) for k, v in data.get("splits", {}).items()}
         align = int(data.get("align", 1))
-        return Plan(kept, splits, align, dict(data.get("folds", {})), None, str(data["model_sha256"]))
+        inexact, folds = bool(data.get("inexact", False)), dict(data.get("folds", {}))
+        return Plan(kept, splits, align, inexact, folds, None, str(data["model_sha256"]))
     except OSError as error:
         raise PlanError(f"{path}: cannot be read ({error.strerror}); check the path") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -121,7 +125,7 @@ def make_plan(coupling: Coupling, removed: NDArray[np.bool_], folds: Mapping[str
                 splits[named[key]] = constant
             if cut:
                 kept[named[key]] = cut
-    return Plan(kept, splits, coupling.align, folds or {}, graph)
+    return Plan(kept, splits, coupling.align, coupling.inexact, folds or {}, graph)
 
 
 def variant_of(coupling: Coupling, plan: Plan, use: str, removed: NDArray[np.bool_]) -> str:

@@ -1,8 +1,9 @@
 """Well-known families of networks in miniature: what exporters make of them is what tests prune.
 
-Written for this project in plain torch, a few hundred thousand parameters each. The weights are random but settled:
-norms have uneven scales, shifts and statistics, and activations keep their size from input to output, so that a slip in
-surgery shows in the outputs. `ARCHITECTURES[name](width=1.0)` builds one, always with the same weights.
+Written for this project in plain torch, a few hundred thousand parameters each. The weights are random but
+settled: norms have uneven scales, shifts and statistics, and activations keep their size from input to
+output, so that a slip in surgery shows in the outputs. `ARCHITECTURES[name](width=1.0)` builds one, always
+with the same weights.
 """
 
 import torch

@@ -24,7 +24,9 @@ class ConvNeXtBlock(nn.Module):
         super().__init__()
         self.depthwise = nn.Conv2d(channels, channels, 7, 1, 3, groups=channels)
         self.norm = nn.LayerNorm(channels)
-        self.mlp = nn.Sequential(nn.Linear(channels, 4 * channels), nn.GELU(), nn.Linear(4 * channels, channels))
+        self.mlp = nn.Sequential(
+            nn.Linear(channels, 4 * channels), nn.GELU(), nn.Linear(4 * channels, channels)
+        )
         self.scale = nn.Parameter(torch.empty(channels).uniform_(0.2, 0.6))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -43,7 +45,9 @@ def convnext(width: float) -> nn.Module:
             layers += [ChannelsFirst(cin), nn.Conv2d(cin, c(cout), 2, 2)]
             cin = c(cout)
         layers += [ConvNeXtBlock(cin) for _ in range(depth)]
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.LayerNorm(cin), nn.Linear(cin, 10))
+    return nn.Sequential(
+        *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.LayerNorm(cin), nn.Linear(cin, 10)
+    )
 
 
 class CBAM(nn.Module):
@@ -52,13 +56,17 @@ class CBAM(nn.Module):
     def __init__(self, channels: int, squeezed: int) -> None:
         super().__init__()
         self.mlp = nn.Sequential(
-            nn.Conv2d(channels, squeezed, 1, bias=False), nn.ReLU(), nn.Conv2d(squeezed, channels, 1, bias=False)
+            nn.Conv2d(channels, squeezed, 1, bias=False),
+            nn.ReLU(),
+            nn.Conv2d(squeezed, channels, 1, bias=False),
         )
         self.spatial = nn.Conv2d(2, 1, 7, 1, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x * torch.sigmoid(self.mlp(x.mean((2, 3), keepdim=True)) + self.mlp(x.amax((2, 3), keepdim=True)))
-        return x * torch.sigmoid(self.spatial(torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1)))
+        return x * torch.sigmoid(
+            self.spatial(torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1))
+        )
 
 
 class CoordinateAttention(nn.Module):
@@ -83,7 +91,9 @@ def attended(width: float, attention: type[CBAM] | type[CoordinateAttention]) ->
     cin = c(32)
     for cout, stride in (32, 1), (64, 2), (96, 2):
         body = nn.Sequential(
-            conv(cin, c(cout), 3, stride), conv(c(cout), c(cout), act=None), attention(c(cout), max(8, c(cout) // 4))
+            conv(cin, c(cout), 3, stride),
+            conv(c(cout), c(cout), act=None),
+            attention(c(cout), max(8, c(cout) // 4)),
         )
         project = conv(cin, c(cout), 1, stride, act=None) if stride > 1 or cin != c(cout) else None
         layers.append(Residual(body, project, nn.ReLU()))

@@ -22,12 +22,15 @@ def vgg_bn(width: float) -> nn.Module:
 
 
 class DenseLayer(nn.Module):
-    """Its new channels behind its input; the BatchNorm of each layer cuts across the outputs of all before."""
+    """Its new channels behind its input; each BatchNorm cuts across the outputs of all layers before."""
 
     def __init__(self, cin: int, growth: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            nn.BatchNorm2d(cin), nn.ReLU(), conv(cin, 4 * growth, 1), nn.Conv2d(4 * growth, growth, 3, 1, 1, bias=False)
+            nn.BatchNorm2d(cin),
+            nn.ReLU(),
+            conv(cin, 4 * growth, 1),
+            nn.Conv2d(4 * growth, growth, 3, 1, 1, bias=False),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -36,13 +39,18 @@ class DenseLayer(nn.Module):
 
 @architecture((3, 32, 32))
 def densenet(width: float) -> nn.Module:
-    """DenseNet: every layer reads all before it, through BatchNorms that no convolution absorbs (Huang 2017)."""
+    """DenseNet: every layer reads all before, by BatchNorms that no convolution absorbs (Huang 2017)."""
     c = scaler(width)
     growth, cin = c(16), c(32)
     layers: list[nn.Module] = [nn.Conv2d(3, cin, 3, 1, 1, bias=False)]
     for stage, depth in enumerate((3, 4, 4)):
         if stage:
-            layers += [nn.BatchNorm2d(cin), nn.ReLU(), nn.Conv2d(cin, cin // 2, 1, bias=False), nn.AvgPool2d(2)]
+            layers += [
+                nn.BatchNorm2d(cin),
+                nn.ReLU(),
+                nn.Conv2d(cin, cin // 2, 1, bias=False),
+                nn.AvgPool2d(2),
+            ]
             cin //= 2
         for _ in range(depth):
             layers.append(DenseLayer(cin, growth))
@@ -71,7 +79,9 @@ def inception(width: float) -> nn.Module:
     split = Concat(conv(c(48), c(48), (1, 3)), conv(c(48), c(48), (3, 1)))
     cin = 2 * c(48) + c(32)
     wide = Concat(conv(cin, c(64), 1), nn.Sequential(conv(cin, c(48), 1), split))
-    return nn.Sequential(conv(3, c(32)), conv(c(32), c(64), 3, 2), small, down, long, wide, head(c(64) + 2 * c(48)))
+    return nn.Sequential(
+        conv(3, c(32)), conv(c(32), c(64), 3, 2), small, down, long, wide, head(c(64) + 2 * c(48))
+    )
 
 
 @architecture((3, 32, 32))
@@ -85,10 +95,16 @@ def googlenet(width: float) -> nn.Module:
             Concat(
                 nn.Sequential(nn.Conv2d(cin, c(one), 1), nn.ReLU()),
                 nn.Sequential(
-                    nn.Conv2d(cin, c(reduce3), 1), nn.ReLU(), nn.Conv2d(c(reduce3), c(three), 3, 1, 1), nn.ReLU()
+                    nn.Conv2d(cin, c(reduce3), 1),
+                    nn.ReLU(),
+                    nn.Conv2d(c(reduce3), c(three), 3, 1, 1),
+                    nn.ReLU(),
                 ),
                 nn.Sequential(
-                    nn.Conv2d(cin, c(reduce5), 1), nn.ReLU(), nn.Conv2d(c(reduce5), c(five), 5, 1, 2), nn.ReLU()
+                    nn.Conv2d(cin, c(reduce5), 1),
+                    nn.ReLU(),
+                    nn.Conv2d(c(reduce5), c(five), 5, 1, 2),
+                    nn.ReLU(),
                 ),
                 nn.Sequential(nn.MaxPool2d(3, 1, 1), nn.Conv2d(cin, c(pooled), 1), nn.ReLU()),
             )
@@ -111,4 +127,6 @@ def squeezenet(width: float) -> nn.Module:
         cin = 2 * c(out)
         if pooled:
             layers.append(nn.MaxPool2d(3, 2, 1))
-    return nn.Sequential(*layers, nn.Dropout(), nn.Conv2d(cin, 10, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return nn.Sequential(
+        *layers, nn.Dropout(), nn.Conv2d(cin, 10, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )

@@ -35,22 +35,30 @@ def architecture(*shapes: tuple[int, ...]) -> Callable[[Callable[[float], nn.Mod
 
 
 @torch.no_grad()
-def settle(model: nn.Module, inputs: list[Tensor]) -> None:
-    """Random weights as a trained network might have them: no norm is the identity, activations keep their scale."""
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
+def settle(model: nn.Module, inputs: list[Tensor], weights: bool = True) -> None:
+    """Make random weights resemble trained ones: no norm is the identity, activations keep their scale.
+
+    Without `weights` only the norms are changed, and the statistics of BatchNorms measured on `inputs`.
+    """
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     for module in model.modules():
         if isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)):
+            if not weights:
+                continue
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
             if module.bias is not None:
                 module.bias.normal_(0, 0.1)
         elif isinstance(module, (_BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm2d)):
-            module.weight.uniform_(0.5, 1.5)
-            module.bias.normal_(0, 0.2)
+            if module.weight is not None:
+                module.weight.uniform_(0.5, 1.5)
+            if module.bias is not None:
+                module.bias.normal_(0, 0.2)
         elif isinstance(module, nn.PReLU):
             module.weight.uniform_(0.1, 0.4)
     for norm in norms:
         norm.momentum = 1.0
-    model.train()(*inputs)
+    if norms:
+        model.train()(*inputs)
     for norm in norms:
         assert norm.running_mean is not None and norm.running_var is not None
         norm.running_mean.add_(0.1 * torch.randn_like(norm.running_mean) * norm.running_var.sqrt())
@@ -85,7 +93,9 @@ def head(channels: int, classes: int = 10) -> nn.Sequential:
 class Residual(nn.Module):
     """act(body(x) + shortcut(x)); the shortcut is the identity unless given."""
 
-    def __init__(self, body: nn.Module, shortcut: nn.Module | None = None, act: nn.Module | None = None) -> None:
+    def __init__(
+        self, body: nn.Module, shortcut: nn.Module | None = None, act: nn.Module | None = None
+    ) -> None:
         super().__init__()
         self.body, self.shortcut, self.act = body, shortcut or nn.Identity(), act or nn.Identity()
 
@@ -96,10 +106,16 @@ class Residual(nn.Module):
 class SqueezeExcite(nn.Module):
     """A gate for each channel, from the average of all channels."""
 
-    def __init__(self, channels: int, squeezed: int, act: Module = nn.ReLU, gate: Module = nn.Sigmoid) -> None:
+    def __init__(
+        self, channels: int, squeezed: int, act: Module = nn.ReLU, gate: Module = nn.Sigmoid
+    ) -> None:
         super().__init__()
         self.gate = nn.Sequential(
-            nn.AdaptiveAvgPool2d(1), nn.Conv2d(channels, squeezed, 1), act(), nn.Conv2d(squeezed, channels, 1), gate()
+            nn.AdaptiveAvgPool2d(1),
+            nn.Conv2d(channels, squeezed, 1),
+            act(),
+            nn.Conv2d(squeezed, channels, 1),
+            gate(),
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -51,13 +51,19 @@ def mobilenet_v3(width: float) -> nn.Module:
         gate = SqueezeExcite(expanded, max(8, expanded // 4), gate=nn.Hardsigmoid) if gated else None
         layers.append(inverted(cin, expanded, c(cout), kernel, stride, act, gate))
         cin = c(cout)
-    tail = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(c(160), c(128)), nn.Hardswish(), nn.Linear(c(128), 10)]
+    tail = [
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(c(160), c(128)),
+        nn.Hardswish(),
+        nn.Linear(c(128), 10),
+    ]
     return nn.Sequential(*layers, conv(cin, c(160), 1, act=nn.Hardswish), *tail)
 
 
 @architecture((3, 32, 32))
 def efficientnet(width: float) -> nn.Module:
-    """EfficientNet: inverted residuals with SiLU; the gate is squeezed from the block's input width (Tan 2019)."""
+    """EfficientNet: inverted residuals with SiLU; gates as wide as a quarter of the input (Tan 2019)."""
     c = scaler(width)
     layers: list[nn.Module] = [conv(3, c(16), 3, 2, act=nn.SiLU)]
     cin = c(16)
@@ -85,7 +91,11 @@ class ShuffleV2(nn.Module):
         self.main = nn.Sequential(
             conv(seen, half, 1), conv(half, half, 3, stride, half, act=None), conv(half, half, 1)
         )
-        self.side = nn.Sequential(conv(cin, cin, 3, stride, cin, act=None), conv(cin, half, 1)) if stride > 1 else None
+        self.side = (
+            nn.Sequential(conv(cin, cin, 3, stride, cin, act=None), conv(cin, half, 1))
+            if stride > 1
+            else None
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         if self.side is None:

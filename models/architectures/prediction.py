@@ -1,10 +1,11 @@
 """Networks that predict maps: encoders and decoders, feature pyramids, parallel resolutions."""
 
 import functools
+import itertools
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from .common import Residual, architecture, conv, scaler
 
@@ -42,7 +43,9 @@ class BilinearUp(nn.Sequential):
     """Bilinear upsampling and a 1x1 convolution."""
 
     def __init__(self, cin: int, cout: int) -> None:
-        super().__init__(nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False), nn.Conv2d(cin, cout, 1))
+        super().__init__(
+            nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False), nn.Conv2d(cin, cout, 1)
+        )
 
 
 @architecture((3, 32, 32))
@@ -144,17 +147,23 @@ class Fuse(nn.Module):
 
     def __init__(self, widths: tuple[int, ...]) -> None:
         super().__init__()
-        self.paths = nn.ModuleList(nn.ModuleList(self.path(widths, i, j) for j in range(len(widths))) for i in range(len(widths)))
+        self.paths = nn.ModuleList(
+            nn.ModuleList(self.path(widths, i, j) for j in range(len(widths))) for i in range(len(widths))
+        )
 
     @staticmethod
     def path(widths: tuple[int, ...], to: int, source: int) -> nn.Module:
         """Nearest upsampling behind a 1x1, strided 3x3s, or nothing."""
         if source > to:
-            return nn.Sequential(conv(widths[source], widths[to], 1, act=None), nn.Upsample(scale_factor=2 ** (source - to)))
+            return nn.Sequential(
+                conv(widths[source], widths[to], 1, act=None), nn.Upsample(scale_factor=2 ** (source - to))
+            )
         steps: list[nn.Module] = []
         for k in range(source, to):
             last = k == to - 1
-            steps.append(conv(widths[source], widths[to if last else source], 3, 2, act=None if last else nn.ReLU))
+            steps.append(
+                conv(widths[source], widths[to if last else source], 3, 2, act=None if last else nn.ReLU)
+            )
         return nn.Sequential(*steps)
 
     def forward(self, streams: list[Tensor]) -> list[Tensor]:
@@ -173,9 +182,11 @@ class HRNet(nn.Module):
     def __init__(self, widths: tuple[int, int, int]) -> None:
         super().__init__()
         self.stem = nn.Sequential(conv(3, widths[0], 3, 2), conv(widths[0], widths[0]))
-        self.down = nn.ModuleList(conv(a, b, 3, 2) for a, b in zip(widths, widths[1:], strict=False))
+        self.down = nn.ModuleList(conv(a, b, 3, 2) for a, b in itertools.pairwise(widths))
         self.blocks = nn.ModuleList(
-            nn.ModuleList(Residual(nn.Sequential(conv(w, w), conv(w, w, act=None)), act=nn.ReLU()) for w in widths)
+            nn.ModuleList(
+                Residual(nn.Sequential(conv(w, w), conv(w, w, act=None)), act=nn.ReLU()) for w in widths
+            )
             for _ in range(2)
         )
         self.fuse = nn.ModuleList(Fuse(widths) for _ in range(2))

@@ -3,8 +3,8 @@
 import functools
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from .common import Module, Residual, SqueezeExcite, architecture, conv, head, scaler
 
@@ -15,14 +15,19 @@ def bottleneck(
     """1x1, 3x3 (grouped or not), an optional gate, 1x1, and a projection where the shape changes."""
     gate = [SqueezeExcite(mid, squeezed)] if squeezed else []
     body = nn.Sequential(
-        conv(cin, mid, 1, act=act), conv(mid, mid, 3, stride, groups, act), *gate, conv(mid, cout, 1, act=None)
+        conv(cin, mid, 1, act=act),
+        conv(mid, mid, 3, stride, groups, act),
+        *gate,
+        conv(mid, cout, 1, act=None),
     )
     return Residual(body, conv(cin, cout, 1, stride, act=None) if cin != cout or stride > 1 else None, act())
 
 
 def basic(cin: int, cout: int, stride: int, norm: Module = nn.BatchNorm2d, act: Module = nn.ReLU) -> Residual:
     """Two 3x3 convolutions, and a projection where the shape changes."""
-    body = nn.Sequential(conv(cin, cout, 3, stride, act=act, norm=norm), conv(cout, cout, act=None, norm=norm))
+    body = nn.Sequential(
+        conv(cin, cout, 3, stride, act=act, norm=norm), conv(cout, cout, act=None, norm=norm)
+    )
     project = conv(cin, cout, 1, stride, act=None, norm=norm) if cin != cout or stride > 1 else None
     return Residual(body, project, act())
 
@@ -119,7 +124,7 @@ def preact_resnet(width: float) -> nn.Module:
 
 
 class StandardisedConv(nn.Conv2d):
-    """A convolution whose weight is standardised for each filter, times a learned gain, as the network runs."""
+    """A convolution whose weight is standardised for each filter as the network runs, times a gain."""
 
     def __init__(self, cin: int, cout: int, kernel: int, stride: int = 1) -> None:
         super().__init__(cin, cout, kernel, stride, kernel // 2)
@@ -132,12 +137,14 @@ class StandardisedConv(nn.Conv2d):
 
 
 class NormFree(nn.Module):
-    """x * skip + body(x * beta) * alpha, with scalar constants in place of norms."""
+    """project(y) + body(y) * alpha for y = gelu(x) * beta: scalar constants in place of norms."""
 
     def __init__(self, cin: int, cout: int, stride: int, beta: float, alpha: float = 0.2) -> None:
         super().__init__()
         self.beta, self.alpha = beta, alpha
-        self.body = nn.Sequential(StandardisedConv(cin, cout, 3, stride), nn.GELU(), StandardisedConv(cout, cout, 3))
+        self.body = nn.Sequential(
+            StandardisedConv(cin, cout, 3, stride), nn.GELU(), StandardisedConv(cout, cout, 3)
+        )
         self.project = StandardisedConv(cin, cout, 1, stride) if cin != cout or stride > 1 else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -147,7 +154,7 @@ class NormFree(nn.Module):
 
 @architecture((3, 32, 32))
 def nfnet(width: float) -> nn.Module:
-    """Normaliser-free network: weights are computed in the graph unless the exporter folds them (Brock 2021)."""
+    """Normaliser-free network: the graph computes weights, unless the exporter folds them (Brock 2021)."""
     c = scaler(width)
     blocks = [NormFree(c(32), c(32), 1, 1.7), NormFree(c(32), c(64), 2, 1.5), NormFree(c(64), c(96), 2, 1.4)]
     return nn.Sequential(StandardisedConv(3, c(32), 3), *blocks, nn.GELU(), head(c(96)))

@@ -103,7 +103,26 @@ def dequantized(coupling: Coupling, constant: str) -> Array:
     return array.astype(np.float32)
 
 
-def normalise(scores: Scores, group_of: NDArray[np.int32], how: str = "mean") -> Scores:
+def score(
+    coupling: Coupling, criterion: str = "l2", combine: str = "mean", normalise: str = "mean", seed: int = 0
+) -> Scores:
+    """Score all units, comparable between groups.
+
+    Args:
+        coupling: the analysis.
+        criterion: a registered name.
+        combine: "mean", "sum" or "max" over the tensors of a unit.
+        normalise: "mean", "max" or "none": see `comparable`.
+        seed: for random criteria.
+
+    Raises:
+        OptionError: an option that does not exist, or a criterion that finds nothing to read.
+    """
+    made = CRITERIA.get(criterion)(Context(coupling, combine, seed))
+    return comparable(made, coupling.group_of, normalise)
+
+
+def comparable(scores: Scores, group_of: NDArray[np.int32], how: str = "mean") -> Scores:
     """Make the scores of different groups comparable.
 
     Args:

@@ -143,9 +143,12 @@ class Unknown(Exception):
 class NodeView:
     """One node as a rule sees it. Shapes and axes of inputs (`x`) and outputs (`y`) by slot."""
 
-    def __init__(self, graph: Graph, flow: ShapeFlow, node: Node, names: Sequence[str], align: int = 1) -> None:
+    def __init__(
+        self, graph: Graph, flow: ShapeFlow, node: Node, names: Sequence[str], align: int = 1, inexact: bool = False
+    ) -> None:
         """`names`: the value at each input slot (a private name where a shared vector is read)."""
-        self.graph, self.flow, self.node, self.names, self.align = graph, flow, node, names, align
+        self.graph, self.flow, self.node, self.names = graph, flow, node, names
+        self.align, self.inexact = align, inexact
 
     @cached_property
     def attrs(self) -> dict[str, Any]:

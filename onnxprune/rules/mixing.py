@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 from onnxprune.rules.base import Constraint, Lock, NodeView, Tie, Unknown, rule
+from onnxprune.rules.broadcast import tie_broadcast
 
 
 def mix(n: NodeView, axes: Collection[int], reason: str, option: str | None = None) -> Iterator[Constraint]:
@@ -33,10 +34,18 @@ def softmax(n: NodeView) -> Iterator[Constraint]:
 
 @rule("LayerNormalization", "RMSNormalization")
 def layer_norm(n: NodeView) -> Iterator[Constraint]:
-    """Statistics run over every axis from `axis` on."""
+    """Statistics run over every axis from `axis` on; cut along it, they are those of what remains."""
     rank = len(n.shape(0))
-    axes = range(n.attrs.get("axis", -1) % rank, rank)
-    yield from mix(n, axes, f"{n.node.op} takes its statistics over the axis", option="--allow-inexact")
+    first = n.attrs.get("axis", -1) % rank
+    reason = f"{n.node.op} takes its statistics over the axis"
+    yield from mix(n, [] if n.inexact else range(first, rank), reason, option="--allow-inexact")
+    if n.inexact:
+        for slot in range(1, len(n.node.inputs)):
+            if n.has(slot):
+                yield from tie_broadcast(n, n.xs(slot), n.shape(slot), n.ys(), n.out_shape())
+        for slot in list(n.outputs())[1:]:
+            for axis in range(first):
+                yield Tie(n.x(0, axis), n.y(axis, slot))
 
 
 @rule("LpNormalization")

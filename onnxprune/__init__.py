@@ -1,0 +1,72 @@
+"""Prune exported ONNX models: exact surgery, measured speed, without training.
+
+`prune(model, target="macs=0.5") -> Result(model, plan, record)` is the whole main job. The steps behind it can be used
+alone: `load`, `couple`, `score`, `allocate`, `make_plan`, `cut`; `apply` replays a plan and `bench` measures.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from onnxprune.allocation import Limits, Target, allocate, parse_target
+    from onnxprune.bench import bench
+    from onnxprune.coupling import Coupling, couple
+    from onnxprune.criteria.base import score
+    from onnxprune.errors import OnnxPruneError
+    from onnxprune.graph import Graph, load, save
+    from onnxprune.pipeline import Pipeline, Result, apply, inspect, prune
+    from onnxprune.plan import Plan, make_plan, read_plan
+    from onnxprune.surgery import cut, mask
+    from onnxprune.validate import Checks
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "allocation": ("Limits", "Target", "allocate", "parse_target"),
+    "bench": ("bench",),
+    "coupling": ("Coupling", "couple"),
+    "criteria.base": ("score",),
+    "errors": ("OnnxPruneError",),
+    "graph": ("Graph", "load", "save"),
+    "pipeline": ("Pipeline", "Result", "apply", "inspect", "prune"),
+    "plan": ("Plan", "make_plan", "read_plan"),
+    "surgery": ("cut", "mask"),
+    "validate": ("Checks",),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Checks",
+    "Coupling",
+    "Graph",
+    "Limits",
+    "OnnxPruneError",
+    "Pipeline",
+    "Plan",
+    "Result",
+    "Target",
+    "__version__",
+    "allocate",
+    "apply",
+    "bench",
+    "couple",
+    "cut",
+    "inspect",
+    "load",
+    "make_plan",
+    "mask",
+    "parse_target",
+    "prune",
+    "read_plan",
+    "save",
+    "score",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use: `import onnxprune` and the command line's help stay quick."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -1,0 +1,99 @@
+"""From a decision to a model: cut, and say in the record what was cut and what is locked."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune import cost
+from onnxprune.coupling import Coupling, couple
+from onnxprune.graph import Graph
+from onnxprune.lossless import folded_weights
+from onnxprune.plan import Plan, removed_units
+from onnxprune.steps import Context, Outcome
+from onnxprune.surgery import cut, mask
+
+
+def replay(graph: Graph, plan: Plan, context: Context) -> Outcome:
+    """Cut what a plan says.
+
+    Raises:
+        PlanError: it is not a plan for this model.
+    """
+    with context.stage("analysis"):
+        coupling = couple(graph, plan.align, plan.inexact)
+        removed = removed_units(coupling, plan)
+    return carry_out(coupling, removed, plan, context)
+
+
+def carry_out(coupling: Coupling, removed: NDArray[np.bool_], plan: Plan, context: Context) -> Outcome:
+    """Cut, and say what was cut."""
+    with context.stage("cut"):
+        weights = folded_weights(coupling, plan.folds) if plan.folds else None
+        model = cut(coupling, plan, removed, weights)
+    return Outcome(
+        model=model,
+        notes=describe(coupling, removed),
+        plan=plan,
+        masked=None if plan.folds else lambda: mask(coupling, removed),
+    )
+
+
+def describe(coupling: Coupling, removed: NDArray[np.bool_]) -> dict[str, Any]:
+    """The record's entries about the analysis and the cut."""
+    gone = np.bincount(coupling.group_of[removed], minlength=len(coupling.groups))
+    macs = cost.macs(coupling)
+    share = macs.per_group()
+    return {
+        "align": coupling.align,
+        "macs": {"before": macs.before, "after": macs(gone)},
+        "groups": [
+            {
+                "name": group.name,
+                "units": {"before": group.units.size, "after": int(group.units.size - gone[number])},
+                "macs": float(share[number]),
+                "tensors": list(dict.fromkeys(m.constant for m in group.members)),
+            }
+            for number, group in enumerate(coupling.groups)
+        ],
+        "cuttable": cuttable(coupling),
+        "locked": [
+            {
+                "value": x.value,
+                "axis": x.axis,
+                "node": x.node,
+                "op": x.op,
+                "reason": x.reason,
+                "params": x.params,
+                **({"option": x.option} if x.option else {}),
+            }
+            for x in coupling.locked
+        ],
+    }
+
+
+def cuttable(coupling: Coupling) -> dict[str, float]:
+    """The share of parameters and of MACs in which at least one axis can be cut."""
+    graph = coupling.graph
+    total = sum(graph.size(n) for n in graph.parameters)
+    macs = cost.macs(coupling)
+    moving = sum(f for f, c in zip(macs.terms(), macs.movable(), strict=True) if c)
+    return {
+        "params": sum(graph.size(n) for n in coupling.covered) / max(total, 1),
+        "macs": moving / max(macs.before, 1.0),
+    }
+
+
+def lock_summary(locked: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str, int]]:
+    """(op, reason, example node, parameters), largest first."""
+    params: Counter[tuple[str, str]] = Counter()
+    example: dict[tuple[str, str], str] = {}
+    for entry in locked:
+        key = (entry["op"], entry["reason"])
+        params[key] += entry["params"]
+        example.setdefault(key, entry["node"])
+    return [(op, reason, example[op, reason], count) for (op, reason), count in params.most_common()]

@@ -1,0 +1,224 @@
+"""From a model to a smaller one: run passes in order, prove the result, keep the record."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from onnx import ModelProto
+
+from onnxprune import graph as graphs
+from onnxprune.coupling import couple
+from onnxprune.data import Feeds, input_specs, read
+from onnxprune.graph import Graph
+from onnxprune.outcome import describe, replay
+from onnxprune.plan import Plan, read_plan
+from onnxprune.steps import Context, Outcome, Pass
+from onnxprune.validate import Checks, validate
+
+Model = str | os.PathLike[str] | ModelProto
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """A pruned model, the plan that made it (None where no pass cuts) and the record of what happened."""
+
+    model: ModelProto
+    plan: Plan | None
+    record: Record
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Passes in order: `Pipeline([PruneChannels(target="macs=0.5")]).run("model.onnx")`."""
+
+    passes: Sequence[Pass]
+
+    def run(
+        self,
+        model: Model,
+        *,
+        out: str | os.PathLike[str] | None = None,
+        data: Any = None,
+        provider: str = "cpu",
+        threads: int | None = None,
+        shapes: Mapping[str, tuple[int, ...]] | None = None,
+        checks: Checks | None = None,
+        exact: bool = True,
+        on_stage: Callable[[str], None] = lambda name: None,
+    ) -> Result:
+        """Run all passes, check the result, and write it.
+
+        Args:
+            model: a path or a model in memory; never changed.
+            out: where the result goes; moved into place only when every check has passed.
+            data: inputs for the checks: a path as `--data` takes it, or an iterable of feeds.
+            provider: short name of the execution provider.
+            threads: threads inside an operator.
+            shapes: input name -> shape, for inputs that the model leaves open.
+            checks: what is measured and which gates must hold; None: nothing is run.
+            exact: fail unless the result computes the function of the masked original.
+            on_stage: told the name of every stage as it begins.
+
+        Raises:
+            OnnxPruneError: one line that says what is wrong; nothing is written.
+        """
+        context = Context(provider, threads, None, dict(shapes or {}), on_stage)
+        with context.stage("load"):
+            original = graphs.load(model, shapes)
+        if data is not None:
+            feeds = data if isinstance(data, Feeds) else read(data, input_specs(original.proto))
+            context = Context(provider, threads, feeds, context.shapes, on_stage, context.seconds)
+        record: Record = {"version": 1, "model": original.name, "provider": provider, "threads": threads}
+        current, outcome = original, Outcome(original.proto)
+        plan: Plan | None = None
+        for step in self.passes:
+            outcome = step(current, context)
+            record |= outcome.notes
+            plan = outcome.plan or plan
+            current = graphs.load(outcome.model, shapes) if step is not self.passes[-1] else current
+        masked = outcome.masked if len(self.passes) == 1 else None
+        external = graphs.is_external(original)
+        with graphs.draft(outcome.model, out, external) if out is not None else nullcontext() as path:
+            record |= _sizes(original, outcome.model, path)
+            if checks is not None:
+                pruned = outcome.model if path is None else path
+                record |= validate(original, pruned, masked, exact, checks, context)
+        record["seconds"] = dict(context.seconds)
+        return Result(outcome.model, plan, record)
+
+
+def prune(
+    model: Model,
+    target: str = "macs=0.5",
+    criterion: str = "l2",
+    data: Any = None,
+    validate: bool = True,
+    *,
+    out: str | os.PathLike[str] | None = None,
+    scope: str = "global",
+    align: str | int = "auto",
+    keep: Sequence[str] = (),
+    ratios: Sequence[tuple[str, float]] = (),
+    combine: str = "mean",
+    normalise: str = "mean",
+    seed: int = 0,
+    allow_inexact: bool = False,
+    provider: str = "cpu",
+    threads: int | None = None,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    checks: Checks | None = None,
+    on_stage: Callable[[str], None] = lambda name: None,
+) -> Result:
+    """Prune a model: the whole main job in one call.
+
+    Args:
+        model: path or `ModelProto`; never changed.
+        target: `channels=X`, `params=X` or `macs=X` (X: the share that may remain), or `lossless`.
+        criterion: how units are scored.
+        data: unlabelled inputs; without them the checks use random ones.
+        validate: prove the result with ONNX Runtime.
+        out: where to write the result.
+        scope, align, keep, ratios, combine, normalise, seed, allow_inexact: see `PruneChannels`.
+        provider, threads, shapes, checks, on_stage: see `Pipeline.run`.
+
+    Raises:
+        OnnxPruneError: one line that says what is wrong; nothing is written.
+    """
+    from onnxprune.passes import get
+
+    step = get("prune_channels")(
+        target=target,
+        criterion=criterion,
+        scope=scope,
+        align=align,
+        keep=tuple(keep),
+        ratios=tuple(ratios),
+        combine=combine,
+        normalise=normalise,
+        seed=seed,
+        allow_inexact=allow_inexact,
+    )
+    return Pipeline([step]).run(
+        model,
+        out=out,
+        data=data,
+        provider=provider,
+        threads=threads,
+        shapes=shapes,
+        checks=(checks or Checks()) if validate else None,
+        exact=not allow_inexact,
+        on_stage=on_stage,
+    )
+
+
+@dataclass(frozen=True)
+class _Replay:
+    plan: Plan
+
+    def __call__(self, graph: Graph, context: Context) -> Outcome:
+        return replay(graph, self.plan, context)
+
+
+def apply(
+    model: Model,
+    plan: Plan | str | os.PathLike[str],
+    validate: bool = True,
+    *,
+    out: str | os.PathLike[str] | None = None,
+    **options: Any,
+) -> Result:
+    """Replay a plan on its model or on a re-export of it.
+
+    Args:
+        model: path or `ModelProto`; never changed.
+        plan: a plan or its file.
+        validate: prove the result with ONNX Runtime.
+        out: where to write the result.
+        options: data, provider, threads, shapes, checks, on_stage as in `Pipeline.run`.
+
+    Raises:
+        PlanError: the plan does not fit the model.
+        OnnxPruneError: anything else, in one line; nothing is written.
+    """
+    made = plan if isinstance(plan, Plan) else read_plan(Path(plan))
+    checks = (options.pop("checks", None) or Checks()) if validate else None
+    return Pipeline([_Replay(made)]).run(model, out=out, checks=checks, **options)
+
+
+def inspect(
+    model: Model,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    align: int = 1,
+) -> Record:
+    """What can be cut of a model, and what is locked and why.
+
+    Raises:
+        ModelError, ShapeError: as `load`.
+    """
+    original = graphs.load(model, shapes)
+    coupling = couple(original, align)
+    params = sum(original.size(n) for n in original.parameters)
+    nothing = np.zeros(coupling.units, dtype=bool)
+    return {"version": 1, "model": original.name, "params": params, **describe(coupling, nothing)}
+
+
+def _sizes(original: Graph, pruned: ModelProto, written: Path | None) -> Record:
+    after = graphs.load(pruned)
+    return {
+        "params": {
+            "before": sum(original.size(n) for n in original.parameters),
+            "after": sum(after.size(n) for n in after.parameters),
+        },
+        "file_bytes": {
+            "before": graphs.file_bytes(original),
+            "after": sum(p.stat().st_size for p in written.parent.iterdir()) if written else pruned.ByteSize(),
+        },
+    }
+

@@ -1,0 +1,170 @@
+"""Proof that a pruned model is valid, computes the pruned function, and what it is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+from onnx import ModelProto
+
+from onnxprune.bench import bench
+from onnxprune.data import Feed, choose_shapes, input_specs, random_feeds
+from onnxprune.errors import GateError, ModelError, ParityError
+from onnxprune.graph import Graph
+from onnxprune.runtime import fidelity, parity, session
+from onnxprune.shapes import without_weights
+from onnxprune.steps import Context
+
+RANDOM_FEEDS = 4  # inputs drawn where the user gave none
+PARITY_FEEDS = 2
+DATA_FEEDS = 64  # of the user's inputs, for fidelity
+
+
+@dataclass(frozen=True)
+class Checks:
+    """What is measured and what must hold.
+
+    Attributes:
+        seconds: the most time for the latency comparison; 0: not measured.
+        min_speedup: the least speed-up; the run fails below it.
+        max_drop: the largest loss of fidelity (share of top-1 answers that change, or 1 - cosine); fails above it.
+    """
+
+    seconds: float = 5.0
+    min_speedup: float | None = None
+    max_drop: float | None = None
+
+
+def validate(
+    graph: Graph,
+    pruned: ModelProto | Path,
+    masked: Callable[[], ModelProto] | None,
+    exact: bool,
+    checks: Checks,
+    context: Context,
+) -> dict[str, Any]:
+    """Check a pruned model and measure it against its original.
+
+    Args:
+        graph: the original.
+        pruned: the result, or the draft that was written of it.
+        masked: makes the oracle of the cut.
+        exact: whether the result has to compute the oracle's function.
+        checks: what is measured, and the gates.
+        context: provider, threads, data.
+
+    Returns:
+        Entries for the record: `parity`, `fidelity`, `latency_ms`, `inputs`, `warnings`.
+
+    Raises:
+        ModelError: the result is not a valid model although the original is.
+        ParityError: the result does not compute the pruned function.
+        GateError: a gate failed.
+    """
+    warnings: list[str] = []
+    with context.stage("validation"):
+        _check_structure(graph, pruned, warnings)
+        original: ModelProto | Path = graph.path if graph.path else graph.proto
+        try:
+            session(original, context.provider, context.threads, arena=False)
+        except ModelError as error:
+            warnings.append(f"not run: {error}")
+            return {"warnings": warnings}
+        feeds, inputs = _feeds(graph, context)
+        found: dict[str, Any] = {"inputs": inputs, "warnings": warnings}
+        if masked is not None:
+            compared = parity(masked(), pruned, feeds[:PARITY_FEEDS], context.provider, context.threads)
+            found["parity"] = compared.to_dict()
+            if exact and not compared.exact:
+                raise ParityError(
+                    f"{graph.name}: the pruned model differs from the masked original by {compared.relative:.2g} of the "
+                    "largest output; nothing was written; please report this model"
+                )
+        kept = fidelity(original, pruned, feeds, context.provider, context.threads)
+        found["fidelity"] = kept.to_dict()
+    if checks.max_drop is not None:
+        agreement = kept.top1_agreement
+        drop = 1 - (kept.cosine if agreement is None else agreement)
+        if not drop <= checks.max_drop:
+            what = "1 - cosine" if agreement is None else "top-1 answers that change"
+            raise GateError(f"{graph.name}: {what} is {drop:.4f}, more than --max-drop {checks.max_drop:g}")
+    if checks.seconds > 0 or checks.min_speedup is not None:
+        with context.stage("latency"):
+            found["latency_ms"] = _latency(graph, original, pruned, feeds, checks, context)
+    return found
+
+
+def _check_structure(graph: Graph, pruned: ModelProto | Path, warnings: list[str]) -> None:
+    """onnx.checker and strict shape inference must accept what they accepted before."""
+    shell = without_weights(onnx.load_model(pruned, load_external_data=False) if isinstance(pruned, Path) else pruned)
+    steps: Sequence[tuple[str, Callable[[ModelProto | str], Any], tuple[Any, Any]]] = (
+        ("onnx.checker", onnx.checker.check_model, (_checkable(graph), _checkable_new(pruned))),
+        ("shape inference", _infer_strictly, (without_weights(graph.proto), shell)),
+    )
+    for name, step, (before, after) in steps:
+        try:
+            step(after)
+        except Exception as error:  # noqa: BLE001 - the checkers raise many types
+            try:
+                step(before)
+            except Exception:  # noqa: BLE001
+                warnings.append(f"{name} does not accept the original either")
+                continue
+            text = " ".join(str(error).split())[:200]
+            raise ModelError(f"{graph.name}: {name} rejects the pruned model ({text}); please report this model") from error
+
+
+def _checkable(graph: Graph) -> ModelProto | str:
+    return str(graph.path) if graph.path else graph.proto
+
+
+def _checkable_new(pruned: ModelProto | Path) -> ModelProto | str:
+    return str(pruned) if isinstance(pruned, Path) else pruned
+
+
+def _infer_strictly(model: ModelProto | str) -> None:
+    onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+
+
+def _feeds(graph: Graph, context: Context) -> tuple[list[Feed], dict[str, Any]]:
+    if context.data is not None:
+        feeds: list[Feed] = []
+        for feed in context.data:
+            feeds.append(feed)
+            if len(feeds) == DATA_FEEDS:
+                break
+        return feeds, {"source": "data", "feeds": len(feeds)}
+    specs = input_specs(graph.proto)
+    chosen = choose_shapes(specs, context.shapes)
+    feeds = random_feeds(specs, count=RANDOM_FEEDS, shapes=context.shapes)
+    return feeds, {"source": "random normal inputs, seed 0", "feeds": len(feeds), "assumed": list(chosen.assumed)}
+
+
+def _latency(
+    graph: Graph,
+    original: ModelProto | Path,
+    pruned: ModelProto | Path,
+    feeds: list[Feed],
+    checks: Checks,
+    context: Context,
+) -> dict[str, Any]:
+    measured = bench(
+        original,
+        pruned,
+        context.provider,
+        context.threads,
+        feeds,
+        max_seconds=max(checks.seconds, 1.0),
+        min_seconds=min(0.5, checks.seconds),
+    )
+    speedup = measured.speedup
+    assert speedup is not None and measured.b is not None
+    if checks.min_speedup is not None and speedup.low < checks.min_speedup:
+        raise GateError(
+            f"{graph.name}: measured speed-up {speedup.value:.2f}x (95% from {speedup.low:.2f}x) on "
+            f"{context.provider}, less than --min-speedup {checks.min_speedup:g}; nothing was written"
+        )
+    return {"before": measured.a.to_dict(), "after": measured.b.to_dict(), **measured.to_dict()}
