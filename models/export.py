@@ -102,6 +102,11 @@ def export(
     return export_module(ARCHITECTURES[name](width), inputs, path, exporter, dynamic_batch, opset, fold)
 
 
+def own_model(name: str) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """One of the architectures of this folder, and its inputs."""
+    return ARCHITECTURES[name](), example_inputs(name)
+
+
 def torchvision_model(name: str) -> tuple[nn.Module, tuple[Tensor, ...]]:
     """A torchvision model with random weights and settled norms, and its input."""
     import_torchvision()
@@ -124,7 +129,7 @@ def timm_model(name: str) -> tuple[nn.Module, tuple[Tensor, ...]]:
     torch.manual_seed(0)
     with quiet():
         model: nn.Module = timm.create_model(name, pretrained=False, exportable=True)
-        shape = resolve_data_config({}, model=model)["input_size"]
+        shape = resolve_data_config({}, model=model)["input_size"]  # type: ignore[no-untyped-call]
     settle(model, [torch.randn(4, *shape)], weights=False)
     return model.eval(), (torch.randn(1, *shape),)
 
@@ -162,14 +167,14 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("name an architecture, 'all', --torchvision or --timm")
 
     batch = 2 if args.dynamic_batch else 1
-    jobs = [(name, lambda name=name: (ARCHITECTURES[name](), example_inputs(name, batch))) for name in names]
-    jobs += [(name, lambda name=name: torchvision_model(name)) for name in args.torchvision]
-    jobs += [(name, lambda name=name: timm_model(name)) for name in args.timm]
+    jobs = [(name, own_model) for name in names]
+    jobs += [(name, torchvision_model) for name in args.torchvision]
+    jobs += [(name, timm_model) for name in args.timm]
     exporters = list(EXPORTERS) if args.exporter == "both" else [args.exporter]
     args.output.mkdir(parents=True, exist_ok=True)
     failed = 0
     for name, make in jobs:
-        model, inputs = make()
+        model, inputs = make(name)
         inputs = tuple(x.expand(batch, *x.shape[1:]).clone() for x in inputs)
         for exporter in exporters:
             path = args.output / (f"{name}.{exporter}.onnx" if len(exporters) > 1 else f"{name}.onnx")

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 PRECISION = 0.02  # half-width of the interval, relative to its value, at which measuring stops
 TURN_MS, MAX_BURST = 2.0, 32  # runs are repeated until a turn lasts this long, at most so often
 MAX_FEEDS = 16  # feeds kept in memory; turns go round them
-MIN_TURNS = 6  # fewer give no 95 % interval at all
+MIN_TURNS = 6  # fewer give no 95 % interval
 
 # Provider -> where its inputs and outputs live; every other provider takes NumPy arrays from main memory.
 _DEVICES = {
@@ -87,6 +87,7 @@ class Bench:
     b: Latency | None
     ratio: Interval | None  # median over the pairs of turns of b / a: below 1, b is faster
     provider: str
+    device: str  # where inputs and outputs are: on "cpu", their way to an accelerator is in the times
     threads: int | None  # None: ONNX Runtime's choice
     cpus: int | None
     others: float | None  # processors that other processes kept busy meanwhile; None where unknown
@@ -123,17 +124,17 @@ class Bench:
 
 
 def median_interval(samples: Sequence[float]) -> Interval:
-    """Median and its 95 % interval from order statistics, for any distribution; infinite below 6 samples.
+    """Median and its 95 % interval from order statistics, for any distribution.
+
+    Fewer than 6 samples give their range, which covers less than 95 %.
 
     The samples are in order of time. Neighbours that resemble each other (a busy minute) say less than
     independent ones, so the interval widens with the correlation of adjacent samples being above the median.
     """
     ordered, n = sorted(samples), len(samples)
     median = statistics.median(ordered)
-    if n < MIN_TURNS:
-        return Interval(median, -math.inf, math.inf)
     above = [1 if sample > median else -1 for sample in samples]
-    alike = min(max(sum(x * y for x, y in pairwise(above)) / (n - 1), 0.0), 0.9)
+    alike = min(max(sum(x * y for x, y in pairwise(above)) / max(n - 1, 1), 0.0), 0.9)
     reach = 0.98 * math.sqrt(n * (1 + alike) / (1 - alike))
     rank = max(math.floor(n / 2 - reach), 0)
     return Interval(median, ordered[rank], ordered[n - 1 - rank])
@@ -202,6 +203,7 @@ def bench(
         b=results[1] if b is not None else None,
         ratio=_ratio(times) if b is not None else None,
         provider=provider,
+        device=_DEVICES.get(provider, "cpu"),
         threads=threads,
         cpus=os.cpu_count(),
         others=None if before is None or after is None else max(0.0, after - before) / seconds,
@@ -296,6 +298,8 @@ def _others_cpu() -> float | None:
 
 
 def _settled(times: list[list[float]]) -> bool:
+    if len(times[0]) < MIN_TURNS:
+        return False
     interval = _ratio(times) if len(times) > 1 else median_interval(times[0])
     return interval.half_width < PRECISION
 

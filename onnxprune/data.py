@@ -68,12 +68,17 @@ def read_header(model: str | os.PathLike[str] | bytes | onnx.ModelProto) -> onnx
 
 
 def input_specs(model: Any) -> dict[str, InputSpec]:
-    """What each input of a model (path, `ModelProto`, bytes, session) takes, in order, initializers left out.
+    """What each input of a model takes, in order; inputs with an initializer are left out.
+
+    Args:
+        model: a path, a `ModelProto`, its bytes, an `InferenceSession`, or a mapping of specs already.
 
     Raises:
         ModelError: the model cannot be read.
         DataError: an input is not a tensor.
     """
+    if isinstance(model, Mapping):
+        return _specs(model)
     if hasattr(model, "get_inputs"):
         return {meta.name: _session_spec(meta) for meta in model.get_inputs()}
     graph = read_header(model).graph

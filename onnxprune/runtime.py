@@ -11,6 +11,7 @@ import ctypes
 import dataclasses
 import math
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -19,7 +20,7 @@ import numpy as np
 import onnx
 
 from onnxprune.data import Array, Feed, random_feeds, read_header, rows
-from onnxprune.errors import MESSAGE_LIMIT, DataError, ModelError, ProviderError, one_line
+from onnxprune.errors import MESSAGE_LIMIT, DataError, ModelError, OptionError, ProviderError, one_line
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -123,16 +124,22 @@ def session(
     Raises:
         ModelError: the model is missing, broken or refused, with ONNX Runtime's reason.
         ProviderError: as `resolve`, or the provider did not start.
+        OptionError: `threads` is below 1.
     """
     import onnxruntime
 
+    if threads is not None and threads < 1:
+        raise OptionError(
+            f"threads must be at least 1, not {threads}; leave it out for ONNX Runtime's choice"
+        )
     wanted, source = resolve(provider), _source(model)
     levels = onnxruntime.GraphOptimizationLevel
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
     options.intra_op_num_threads = threads or 0
-    options.enable_cpu_mem_arena = options.enable_mem_pattern = arena
+    options.enable_cpu_mem_arena = arena
+    options.enable_mem_pattern = arena and provider != "dml"  # which does not support it
     for key, value in (config or {}).items():
         options.add_session_config_entry(key, value)
     chain = [(wanted, _provider_options(provider, optimize, arena)), ("CPUExecutionProvider", {})]
@@ -157,6 +164,7 @@ def session(
             f"{model_name(model)}: provider '{provider}' did not start (ONNX Runtime chose "
             f"{made.get_providers()[0]}); check its driver and libraries"
         )
+    made.disable_fallback()
     return made
 
 
@@ -231,9 +239,8 @@ def _from_ort(value: Any) -> Any:
         return value.numpy()
     shape = tuple(value.shape())
     bits = ctypes.string_at(value.data_ptr(), 2 * math.prod(shape))
-    return np.frombuffer(bits, dtype=onnx.helper.tensor_dtype_to_np_dtype(onnx.TensorProto.BFLOAT16)).reshape(
-        shape
-    )
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(onnx.TensorProto.BFLOAT16)
+    return np.frombuffer(bits, dtype=dtype).reshape(shape)
 
 
 def plain(value: Any) -> Any:
@@ -367,19 +374,24 @@ def tolerance(model: Model) -> float:
     float32 model.
     """
     proto = read_header(model)
-    types = {t.data_type for t in proto.graph.initializer}
-    types |= {
-        v.type.tensor_type.elem_type for g in [proto.graph] for v in (*g.input, *g.output, *g.value_info)
-    }
-    nodes = [*proto.graph.node, *(node for function in proto.functions for node in function.node)]
-    types |= {a.i for n in nodes if n.op_type == "Cast" for a in n.attribute if a.name == "to"}
-    loose = [EXACT]
-    loose += [EXACT_FLOAT16] * (onnx.TensorProto.FLOAT16 in types)
-    loose += [EXACT_BFLOAT16] * (onnx.TensorProto.BFLOAT16 in types)
-    loose += [EXACT_QUANTISED] * any(
-        "Quantize" in n.op_type or "Integer" in n.op_type or "QLinear" in n.op_type for n in nodes
-    )
-    return max(loose)
+    values = (*proto.graph.input, *proto.graph.output, *proto.graph.value_info)
+    types = {t.data_type for t in proto.graph.initializer} | {v.type.tensor_type.elem_type for v in values}
+    limits = [EXACT]
+    for node in _nodes([*proto.graph.node, *(n for function in proto.functions for n in function.node)]):
+        types |= {a.i for a in node.attribute if node.op_type == "Cast" and a.name == "to"}
+        if re.search("QLinear|Quantize|Integer$", node.op_type):
+            limits.append(EXACT_QUANTISED)
+    formats = {onnx.TensorProto.FLOAT16: EXACT_FLOAT16, onnx.TensorProto.BFLOAT16: EXACT_BFLOAT16}
+    return max(limits + [limit for kind, limit in formats.items() if kind in types])
+
+
+def _nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    """These nodes and those of their subgraphs."""
+    for node in nodes:
+        yield node
+        for attribute in node.attribute:
+            yield from _nodes(attribute.g.node)
+            yield from (inner for graph in attribute.graphs for inner in _nodes(graph.node))
 
 
 def parity(
@@ -413,21 +425,25 @@ def parity(
 
 @dataclass(frozen=True)
 class Fidelity:
-    """What a pruned model's outputs kept of the original's, over all samples and the worst output.
+    """What a pruned model's outputs kept of the original's, over all samples, for the worst output.
 
     Integer outputs count only where no output is a float. All is NaN where no output could be compared.
+
+    Attributes:
+        max_abs: largest difference; infinite if NaN or infinity turn up at other places.
+        cosine: similarity of direction; 0 in that case.
+        sqnr_db: signal to noise in decibels; infinite if nothing differs, minus infinity in that case.
+        top1_agreement: share of rows with the same largest class, where the first output is [N, classes].
+        samples: rows of the first input.
+        skipped: outputs whose shape differed between the models (after a NonMaxSuppression, say).
     """
 
     max_abs: float
     cosine: float
-    sqnr_db: float  # signal to noise in decibels, infinite if nothing differs
-    top1_agreement: (
-        float | None
-    )  # share of rows with the same largest class, where the first output is [N, classes]
+    sqnr_db: float
+    top1_agreement: float | None
     samples: int
-    skipped: int = (
-        0  # outputs whose shape differed between the models, which happens after e.g. a NonMaxSuppression
-    )
+    skipped: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON; what is infinite or not a number is None."""
@@ -458,8 +474,8 @@ class _Sums:
 
     @property
     def cosine(self) -> float:
-        if not self.aa or not self.bb:
-            return float(self.aa == self.bb)
+        if not self.aa or not self.bb or self.noise == math.inf:
+            return float(self.aa == self.bb and self.noise < math.inf)
         return self.dot / math.sqrt(self.aa) / math.sqrt(self.bb)
 
     @property

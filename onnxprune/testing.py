@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import ml_dtypes
 import numpy as np
 import onnx
 from numpy.typing import ArrayLike, NDArray
@@ -31,6 +31,7 @@ from onnxprune.data import Feed, random_feeds
 from onnxprune.graph import load
 from onnxprune.plan import Plan, make_plan, read_plan, removed_units
 from onnxprune.rules.base import Dim
+from onnxprune.shapes import shell_of
 from onnxprune.surgery import cut
 
 Operand: TypeAlias = ArrayLike | None  # a value's name; an array or number (an initializer is made); None: left out
@@ -105,17 +106,18 @@ class Builder:
     def shape(self, value: str) -> tuple[int, ...]:
         """The shape of a value, by inference; an open size is 0."""
         if value not in self._shapes:
-            inferred = onnx.shape_inference.infer_shapes(self._proto(self.graph), data_prop=True).graph
-            infos = [*inferred.value_info, *inferred.input]
-            self._shapes = {t.name: tuple(t.dims) for t in inferred.initializer}
+            shell = shell_of(self._proto(self.graph), {}, "tiny").graph
+            infos = [*shell.value_info, *shell.input]
+            self._shapes = {t.name: tuple(t.dims) for t in shell.initializer}
             self._shapes |= {i.name: tuple(d.dim_value for d in i.type.tensor_type.shape.dim) for i in infos}
             self._types = {i.name: i.type for i in infos}
         return self._shapes[value]
 
     def conv(self, x: str, out: int, kernel: int = 3, name: str | None = None, bias: bool = True, **attrs: Any) -> str:
-        """A convolution over all axes from 2 on; padded to keep the size unless `pads` are given."""
+        """A convolution over all axes from 2 on; padded to keep the size unless told otherwise."""
         rank, cin = len(self.shape(x)) - 2, self.shape(x)[1]
-        attrs.setdefault("pads", [kernel // 2] * (2 * rank))
+        if "auto_pad" not in attrs:
+            attrs.setdefault("pads", [kernel // 2] * (2 * rank))
         w = self.weight(out, cin // attrs.get("group", 1), *[kernel] * rank, name=name)
         return self.op("Conv", x, w, *([self.weight(out, name=name and f"{name}.bias")] if bias else []), **attrs)
 
@@ -356,18 +358,20 @@ def _fill(model: ModelProto, tensor: TensorProto) -> NDArray[Any] | None:
 
 
 def _check_valid(original: ModelProto, pruned: ModelProto) -> None:
-    try:
-        onnx.checker.check_model(pruned)
-    except onnx.checker.ValidationError as error:
-        raise OracleError(f"the cut model is not valid: {error}") from error
-    try:
-        onnx.shape_inference.infer_shapes(original, strict_mode=True, data_prop=True)
-    except (onnx.shape_inference.InferenceError, RuntimeError):
-        return
-    try:
-        onnx.shape_inference.infer_shapes(pruned, strict_mode=True, data_prop=True)
-    except (onnx.shape_inference.InferenceError, RuntimeError) as error:
-        raise OracleError(f"the shapes of the cut model contradict each other: {error}") from error
+    """What ONNX says of the original must hold for the cut model."""
+    checks: dict[str, Callable[[ModelProto], object]] = {
+        "is not valid": onnx.checker.check_model,
+        "has contradicting shapes": partial(onnx.shape_inference.infer_shapes, strict_mode=True, data_prop=True),
+    }
+    for what, check in checks.items():
+        try:
+            check(original)
+        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, RuntimeError):
+            continue
+        try:
+            check(pruned)
+        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, RuntimeError) as error:
+            raise OracleError(f"the cut model {what}: {error}") from error
 
 
 def _check_minimal(original: ModelProto, pruned: ModelProto) -> None:
@@ -428,7 +432,3 @@ def _evaluate(model: ModelProto, feeds: Sequence[Feed]) -> list[dict[str, Any]]:
     session = runtime.session(model, threads=1, optimize=False, arena=False)
     return [runtime.run(session, feed) for feed in feeds]
 
-
-BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
-__all__: Sequence[str] = ["BFLOAT16", "Builder", "OracleError", "OracleResult", "close", "oracle", "prove", "sandwich"]
-_: Mapping[str, int] = {}

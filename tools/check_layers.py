@@ -24,6 +24,7 @@ ROOMS = (
     "rules",
     "solver",
     "coupling",
+    "surgeon",
     "plan",
     "surgery",
     "cost",

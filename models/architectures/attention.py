@@ -1,5 +1,7 @@
 """Convolutional networks with attention over channels or positions, and norms over channels."""
 
+# mypy: disable-error-code="no-any-return"
+
 import torch
 from torch import Tensor, nn
 

@@ -1,5 +1,7 @@
 """The registry of architectures, the settled random weights and the blocks that several families share."""
 
+# mypy: disable-error-code="no-any-return"
+
 import functools
 import zlib
 from collections.abc import Callable

@@ -138,12 +138,12 @@ class ShuffleV1(nn.Module):
 @architecture((3, 32, 32))
 def shufflenet_v1(width: float) -> nn.Module:
     """ShuffleNet: grouped 1x1 convolutions with a shuffle between them (Zhang 2018)."""
-    c = scaler(width, 32)
-    layers: list[nn.Module] = [conv(3, c(32))]
-    cin = c(32)
-    for cout, stride in (128, 2), (128, 1), (256, 2), (256, 1):
-        layers.append(ShuffleV1(cin, c(cout), stride, groups=4))
-        cin = c(cout)
+    base = scaler(width)(32)
+    layers: list[nn.Module] = [conv(3, base)]
+    cin = base
+    for ratio, stride in (4, 2), (4, 1), (8, 2), (8, 1):
+        layers.append(ShuffleV1(cin, ratio * base, stride, groups=4))
+        cin = ratio * base
     return nn.Sequential(*layers, head(cin))
 
 

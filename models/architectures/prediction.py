@@ -1,13 +1,15 @@
 """Networks that predict maps: encoders and decoders, feature pyramids, parallel resolutions."""
 
+# mypy: disable-error-code="no-any-return"
+
 import functools
 import itertools
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
-from .common import Residual, architecture, conv, scaler
+from .common import Module, Residual, architecture, conv, scaler
 
 silu = functools.partial(conv, act=nn.SiLU)
 
@@ -20,7 +22,7 @@ def double(cin: int, cout: int) -> nn.Sequential:
 class UNet(nn.Module):
     """Encoder, decoder and skip concatenations; `up` doubles the resolution, from cin to cout channels."""
 
-    def __init__(self, widths: tuple[int, ...], up: "functools.partial[nn.Module] | type[nn.Module]") -> None:
+    def __init__(self, widths: tuple[int, ...], up: Module) -> None:
         super().__init__()
         self.down = nn.ModuleList(double(a, b) for a, b in zip((3, *widths), widths, strict=False))
         pairs = [*zip(widths[::-1], widths[-2::-1], strict=False)]
@@ -31,7 +33,7 @@ class UNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         skips: list[Tensor] = []
         for down in self.down:
-            x = down(F.max_pool2d(x, 2) if skips else x)
+            x = down(functional.max_pool2d(x, 2) if skips else x)
             skips.append(x)
         skips.pop()
         for up, merge in zip(self.up, self.merge, strict=True):
@@ -89,7 +91,7 @@ class SPPF(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         parts = [self.first(x)]
         for _ in range(3):
-            parts.append(F.max_pool2d(parts[-1], 5, 1, 2))
+            parts.append(functional.max_pool2d(parts[-1], 5, 1, 2))
         return self.last(torch.cat(parts, 1))
 
 
@@ -101,12 +103,12 @@ class Detect(nn.Module):
         self.bins = bins
         self.boxes = nn.Sequential(silu(cin, mid), silu(mid, mid), nn.Conv2d(mid, 4 * bins, 1))
         self.classes = nn.Sequential(silu(cin, mid), silu(mid, mid), nn.Conv2d(mid, classes, 1))
-        self.register_buffer("positions", torch.arange(bins, dtype=torch.float32).view(1, bins, 1, 1))
+        self.positions = nn.Buffer(torch.arange(bins, dtype=torch.float32).view(1, bins, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         n, _, h, w = x.shape
         boxes = self.boxes(x).view(n, 4, self.bins, h * w).transpose(2, 1).softmax(1)
-        boxes = F.conv2d(boxes, self.positions).view(n, 4, h * w)
+        boxes = functional.conv2d(boxes, self.positions).view(n, 4, h * w)
         return torch.cat([boxes, self.classes(x).flatten(2)], 1)
 
 
@@ -128,8 +130,8 @@ class Yolo(nn.Module):
         p1 = self.stage1(image)
         p2 = self.stage2(p1)
         p3 = self.stage3(p2)
-        n2 = self.up2(torch.cat([F.interpolate(p3, scale_factor=2.0), p2], 1))
-        n1 = self.up1(torch.cat([F.interpolate(n2, scale_factor=2.0), p1], 1))
+        n2 = self.up2(torch.cat([functional.interpolate(p3, scale_factor=2.0), p2], 1))
+        n1 = self.up1(torch.cat([functional.interpolate(n2, scale_factor=2.0), p1], 1))
         n2 = self.merge2(torch.cat([self.down2(n1), n2], 1))
         n3 = self.merge3(torch.cat([self.down3(n2), p3], 1))
         return self.heads[0](n1), self.heads[1](n2), self.heads[2](n3)
@@ -169,10 +171,10 @@ class Fuse(nn.Module):
     def forward(self, streams: list[Tensor]) -> list[Tensor]:
         fused = []
         for paths in self.paths:
-            total = paths[0](streams[0])
-            for path, x in zip(list(paths)[1:], streams[1:], strict=True):
-                total = total + path(x)
-            fused.append(F.relu(total))
+            first, *others = [path(x) for path, x in zip(paths.children(), streams, strict=True)]
+            for other in others:
+                first = first + other
+            fused.append(functional.relu(first))
         return fused
 
 
@@ -197,9 +199,11 @@ class HRNet(nn.Module):
         for down in self.down:
             streams.append(down(streams[-1]))
         for blocks, fuse in zip(self.blocks, self.fuse, strict=True):
-            streams = fuse([block(x) for block, x in zip(blocks, streams, strict=True)])
+            streams = fuse([block(x) for block, x in zip(blocks.children(), streams, strict=True)])
         size = streams[0].shape[2:]
-        raised = [F.interpolate(x, size=size, mode="bilinear", align_corners=False) for x in streams[1:]]
+        raised = [
+            functional.interpolate(x, size=size, mode="bilinear", align_corners=False) for x in streams[1:]
+        ]
         return self.out(torch.cat([streams[0], *raised], 1))
 
 

@@ -1,10 +1,12 @@
 """Networks around a residual stream: ResNet and its relatives, with each kind of norm."""
 
+# mypy: disable-error-code="no-any-return"
+
 import functools
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 from .common import Module, Residual, SqueezeExcite, architecture, conv, head, scaler
 
@@ -103,7 +105,7 @@ class PreActivation(nn.Module):
         self.project = nn.Conv2d(cin, cout, 1, stride, bias=False) if cin != cout or stride > 1 else None
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.norm(x))
+        y = functional.relu(self.norm(x))
         return self.body(y) + (self.project(y) if self.project else x)
 
 
@@ -133,7 +135,7 @@ class StandardisedConv(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         w = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
         scale = (w.square().sum((1, 2, 3), keepdim=True) + 1e-4).rsqrt() * self.gain
-        return F.conv2d(x, w * scale, self.bias, self.stride, self.padding)
+        return functional.conv2d(x, w * scale, self.bias, self.stride, self.padding)
 
 
 class NormFree(nn.Module):
@@ -148,7 +150,7 @@ class NormFree(nn.Module):
         self.project = StandardisedConv(cin, cout, 1, stride) if cin != cout or stride > 1 else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.gelu(x) * self.beta
+        y = functional.gelu(x) * self.beta
         return self.project(y) + self.body(y) * self.alpha
 
 

@@ -61,17 +61,23 @@ def fpgm(context: Context) -> Scores:
     return gather(context, _distances, ("out",))
 
 
-def _flat(w: Array, axis: int) -> Array:
-    return w.reshape(int(np.prod(w.shape[:axis])), w.shape[axis], -1)
-
-
 def _absolute(w: Array, axis: int) -> Scores:
-    return np.abs(w).sum(axis=tuple(a for a in range(w.ndim) if a != axis), dtype=np.float64)
+    rows = np.abs(w).reshape(_rows(w, axis), -1)
+    return _fold(rows.sum(axis=1 if axis == 0 else 0), w, axis)
 
 
 def _squared(w: Array, axis: int) -> Scores:
-    flat = _flat(w, axis)
-    return np.asarray(np.einsum("anb,anb->n", flat, flat), dtype=np.float64)
+    rows = w.reshape(_rows(w, axis), -1)
+    return _fold(np.einsum("ab,ab->a" if axis == 0 else "ab,ab->b", rows, rows), w, axis)
+
+
+def _rows(w: Array, axis: int) -> int:
+    """Everything before an axis (the axis itself, where it is the first): sums then run along contiguous memory."""
+    return int(np.prod(w.shape[: max(axis, 1)]))
+
+
+def _fold(sums: Array, w: Array, axis: int) -> Scores:
+    return np.asarray(sums.reshape(w.shape[axis], -1).sum(axis=1), dtype=np.float64)
 
 
 def _distances(w: Array, axis: int) -> Scores:

@@ -93,7 +93,9 @@ def _grouped(n: NodeView, groups: int, outer: Dim, inner: Dim, full: Dim, part: 
         cuts=(full, part),
         levels=max(wide, narrow) // n.align,
     )
-    yield Choice((same_offsets, whole_groups), (outer, inner, full, part))
+    # Offsets cannot reach the side that has one channel a group: whole groups then cut more.
+    ways = (whole_groups, same_offsets) if 1 in (wide, narrow) else (same_offsets, whole_groups)
+    yield Choice(ways, (outer, inner, full, part))
 
 
 @fixup("Conv", "ConvTranspose")

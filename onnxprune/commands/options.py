@@ -1,0 +1,134 @@
+"""Options that several verbs share, and the types that read them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from functools import reduce
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+Decorator = Callable[[F], F]
+
+
+class _Shape(click.ParamType):
+    """`input=1x3x224x224`; nothing after the `=` is a scalar."""
+
+    name = "NAME=1x3x224x224"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, tuple[int, ...]]:
+        name, _, sizes = str(value).rpartition("=")
+        if not name or not re.fullmatch(r"(\d+(x\d+)*)?", sizes):
+            self.fail(f"{value!r}: write an input's name and its sizes, as in x=1x3x224x224", param, ctx)
+        return name, tuple(int(n) for n in sizes.split("x") if n)
+
+
+class _Ratio(click.ParamType):
+    """`regex=0.75`: what matches keeps that share of its units."""
+
+    name = "REGEX=SHARE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, float]:
+        pattern, _, share = str(value).rpartition("=")
+        try:
+            return pattern, float(share)
+        except ValueError:
+            self.fail(f"{value!r}: write a pattern and the share it keeps, as in layer1=0.75", param, ctx)
+
+
+def several(*options: Decorator[Any]) -> Decorator[Any]:
+    """Many options as one decorator, in the order of `--help`."""
+    return lambda function: reduce(lambda f, option: option(f), reversed(options), function)
+
+
+def examples(*lines: str) -> str:
+    """An epilog that click does not wrap."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def shapes(given: tuple[tuple[str, tuple[int, ...]], ...]) -> Mapping[str, tuple[int, ...]] | None:
+    """What `--shape` said, as the engine takes it."""
+    return dict(given) or None
+
+
+model = click.argument("model")
+output = click.option("-o", "out", required=True, metavar="OUT", help="Where the result goes; never MODEL itself.")
+quiet = click.option("--quiet", is_flag=True, help="Print nothing but errors.")
+shape = click.option(
+    "--shape", type=_Shape(), multiple=True, help="Size of an input that the model leaves open (repeatable)."
+)
+json = click.option("--json", metavar="FILE", help="Write the record as JSON; - is standard output.")
+report = click.option("--report", metavar="FILE", help="Write the record as an HTML page.")
+plan = click.option("--plan", metavar="FILE", help="Write the plan, for `onnxprune apply`.")
+data = click.option("--data", metavar="PATH", help="Inputs to check on: .npz, .npy, a folder of them, test_data_set_*.")
+
+runtime = several(
+    click.option("--provider", default="cpu", show_default=True, help="Execution provider; see `list providers`."),
+    click.option("--threads", type=click.IntRange(1), metavar="N", help="Threads in a node; default: ONNX Runtime's."),
+)
+
+selection = several(
+    click.option("--target", default="macs=0.5", show_default=True, help="macs=X, params=X, channels=X or lossless."),
+    click.option("--criterion", default="l2", show_default=True, help="How units are scored; see `list criteria`."),
+    click.option(
+        "--scope",
+        type=click.Choice(["global", "local"]),
+        default="global",
+        show_default=True,
+        help="Rank all units together, or cut all groups alike.",
+    ),
+    click.option("--align", default="auto", show_default=True, metavar="auto|N", help="Widths stay multiples of this."),
+    click.option("--keep", multiple=True, metavar="REGEX", help="Leave matching tensors and nodes whole (repeatable)."),
+    click.option(
+        "--ratio", "ratios", type=_Ratio(), multiple=True, help="Matching tensors and nodes keep this share."
+    ),
+    click.option(
+        "--combine",
+        type=click.Choice(["mean", "sum", "max"]),
+        default="mean",
+        show_default=True,
+        help="How the scores of a unit's tensors become one.",
+    ),
+    click.option(
+        "--normalise",
+        type=click.Choice(["mean", "max", "none"]),
+        default="mean",
+        show_default=True,
+        help="How groups are made comparable.",
+    ),
+    click.option("--seed", type=int, default=0, show_default=True, help="For --criterion random."),
+    click.option("--allow-inexact", is_flag=True, help="Also cut what normalisations take their statistics over."),
+    click.option(
+        "--recover",
+        type=click.Choice(["none", "auto"]),
+        default="auto",
+        show_default=True,
+        help="Repair of the remaining weights; auto is the best there is, in this version none.",
+    ),
+)
+
+checks = several(
+    data,
+    runtime,
+    shape,
+    click.option(
+        "--bench-seconds",
+        "seconds",
+        type=click.FloatRange(0),
+        default=5.0,
+        show_default=True,
+        help="Longest comparison of latencies; 0 leaves it out.",
+    ),
+    click.option("--min-speedup", type=click.FloatRange(0), metavar="X", help="Fail (exit 3) if not X times faster."),
+    click.option(
+        "--max-drop",
+        type=click.FloatRange(0),
+        metavar="Y",
+        help="Fail (exit 3) if more top-1 answers change (else 1 - cosine).",
+    ),
+    click.option("--no-validate", is_flag=True, help="Do not run the models: no proof, no figures, no gates."),
+)

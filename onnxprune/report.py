@@ -1,0 +1,214 @@
+"""A record as a table for the screen, as JSON and as an HTML page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from onnxprune import words
+from onnxprune.words import Record
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+FEW = 5  # groups and locks that the table of a run shows
+SOME = 12  # and that an inspection shows
+NAME = 44  # characters of a tensor's name
+LABEL = 11
+# What a record starts with; the long lists come last.
+FIRST = ("version", "onnxprune", "model", "out", "options", "recover", "accuracy", "params", "macs", "file_bytes")
+LAST = ("seconds", "warnings", "groups", "locked")
+
+
+def to_json(record: Record) -> str:
+    """The record as JSON text: figures first, long lists last; what is not a finite number is null."""
+    from onnxprune.runtime import plain
+
+    middle = [key for key in record if key not in FIRST and key not in LAST]
+    keys = [key for key in (*FIRST, *middle, *LAST) if key in record]
+    return json.dumps(plain({key: record[key] for key in keys}), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def to_html(record: Record) -> str:
+    """The record as one HTML file that needs nothing else."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    env = Environment(
+        loader=PackageLoader("onnxprune"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return env.get_template("report.html").render(record=record, words=words)
+
+
+def table(record: Record) -> list[RenderableType]:
+    """The table of a run: what became smaller, the proof, what was cut, what is locked and why."""
+    parts: list[RenderableType] = [_title(record), "", _comparison(record), ""]
+    facts: list[tuple[str, RenderableType | None]] = [
+        ("proof", _verdict(words.proof(record))),
+        ("fidelity", _lines(words.fidelity(record), words.inputs(record))),
+        ("latency", _lines(*words.conditions(record["latency_ms"])) if "latency_ms" in record else None),
+        ("recovery", _lines(_recovery(record))),
+        ("cut", Text(words.cut(record))),
+    ]
+    parts.append(_facts(facts))
+    cut = words.most_cut(record)[:FEW]
+    if cut:
+        parts.append(_indented(_groups(cut, cut=True)))
+    if locks := words.locks(record):
+        parts += [_facts([("locked", Text(_locked(record)))]), _indented(_locks(locks[:FEW], len(locks) - FEW))]
+    parts += ["", _facts([("seconds", Text(words.times(record), style="dim"))]), *_warnings(record)]
+    return parts
+
+
+def inspection(record: Record, everything: bool = False) -> list[RenderableType]:
+    """What `inspect` shows."""
+    cuttable = record["cuttable"]
+    title = Text(record["model"], style="bold")
+    title.append(f"  {words.count(record['params'])} parameters, {words.count(record['macs']['before'])} MACs", style="")
+    shares = f"{words.percent(cuttable['params'])} of the parameters, {words.percent(cuttable['macs'])} of the MACs"
+    groups, locks = words.largest(record), words.locks(record)
+    units = sum(g["units"]["before"] for g in groups)
+    shown = len(groups) if everything else SOME
+    parts: list[RenderableType] = [
+        title,
+        "",
+        _facts([("prunable", Text(shares)), ("groups", Text(f"{len(groups)}, of {words.plural(units, 'unit')}"))]),
+        _indented(_groups(groups[:shown], cut=False, total=record["macs"]["before"], full=everything)),
+        *_more(len(groups) - shown),
+        "",
+    ]
+    if locks:
+        shown = len(locks) if everything else SOME
+        parts += [
+            _facts([("locked", Text(_locked(record)))]),
+            _indented(_locks(locks[:shown], len(locks) - shown, everything)),
+        ]
+    return parts
+
+
+def comparison(bench: Record) -> list[RenderableType]:
+    """What `bench` shows: a model's latency, or two models' and their ratio."""
+    grid = _grid("", "median", "95 % interval", "quartiles")
+    for side in ("a", "b"):
+        if found := bench[side]:
+            show = words.milliseconds
+            pairs = [" to ".join(map(show, found[key])) for key in ("median_ci95", "spread") if None not in found[key]]
+            grid.add_row(words.tail(found["model"], NAME - 14), show(found["median"]), *pairs)
+    facts: list[tuple[str, RenderableType | None]] = [("on", _lines(*words.conditions(bench)))]
+    fed = ", ".join(f"{name} {'x'.join(map(str, shape)) or 'scalar'}" for name, shape in bench["inputs"].items())
+    facts.append(("inputs", _lines(fed, *bench["assumed"])))
+    if bench["speedup"]:
+        facts.insert(0, ("result", _verdict(words.speed(bench["speedup"]))))
+    return [grid, "", _facts(facts)]
+
+
+def _title(record: Record) -> Text:
+    title = Text(record["model"], style="bold")
+    if record.get("out"):
+        title.append(" -> ", style="dim").append(record["out"])
+    options: Mapping[str, Any] = record.get("options", {})
+    said = [str(options[key]) for key in ("target", "criterion") if key in options]
+    said += [f"{options['scope']} scope"] if "scope" in options else []
+    said += [f"multiples of {record['align']}"] if record.get("align", 1) > 1 else []
+    return title.append("\n" + ", ".join(said), style="dim") if said else title
+
+
+def _comparison(record: Record) -> Table:
+    grid = _grid("", "before", "after", "")
+    grid.columns[0].min_width, grid.columns[0].justify = LABEL, "left"
+    grid.columns[3].justify = "left"
+    for row in words.rows(record):
+        grid.add_row(Text(row.label, style="bold"), row.before, row.after, _verdict(row.note))
+    return grid
+
+
+def _recovery(record: Record) -> str | None:
+    if "recover" not in record:
+        return None
+    return f"{record['recover']}: the remaining weights are as they were"
+
+
+def _locked(record: Record) -> str:
+    names = len({lock["value"] for lock in record["locked"]})
+    return f"{words.plural(names, 'parameter tensor')} along at least one axis; by parameters:"
+
+
+def _groups(groups: Iterable[Mapping[str, Any]], cut: bool, total: float = 0.0, full: bool = False) -> Table:
+    grid = _grid("", *(("",) if cut else ("units", "MACs", "")))
+    for group in groups:
+        name, units = group["name"], group["units"]
+        more = len(group["tensors"]) - 1
+        cells = [f"{units['before']} -> {units['after']}"] if cut else [str(units["before"])]
+        if not cut:
+            cells += [words.count(group["macs"]), words.percent(group["macs"] / total) if total else ""]
+            name = name if full or len(name) <= NAME - 6 else words.tail(name, NAME - 6)
+            name += f" +{more}" if more > 0 else ""
+        grid.add_row(name if full else words.tail(name, NAME), *cells)
+    return grid
+
+
+def _locks(locks: Iterable[words.LockSum], more: int, full: bool = False) -> Table:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(justify="right", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for lock in locks:
+        text = Text(lock.what)
+        where = lock.node if full else words.tail(lock.node, NAME)
+        text.append(f"  at {where}", style="dim")
+        if lock.option:
+            text.append(f"  {lock.option} opens it", style="cyan")
+        grid.add_row(words.count(lock.params), text)
+    if more > 0:
+        grid.add_row("", f"... and {more} more")
+    return grid
+
+
+def _grid(*headers: str) -> Table:
+    """Left-aligned names, right-aligned figures."""
+    head = any(headers)
+    grid = Table(box=None, padding=(0, 2, 0, 0), show_header=head, header_style="dim", pad_edge=False)
+    for index, header in enumerate(headers):
+        grid.add_column(header, justify="right" if index else "left", no_wrap=index > 0, overflow="fold")
+    return grid
+
+
+def _facts(facts: Iterable[tuple[str, RenderableType | None]]) -> Table:
+    """Labels in a column of their own; what there is nothing to say about is left out."""
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(min_width=LABEL, no_wrap=True, style="bold")
+    grid.add_column(overflow="fold")
+    for label, what in facts:
+        if what is not None:
+            grid.add_row(label, what)
+    return grid
+
+
+def _indented(what: RenderableType) -> Padding:
+    return Padding(what, (0, 0, 0, LABEL + 2))
+
+
+def _more(number: int) -> list[RenderableType]:
+    return [_indented(Text(f"... and {number} more (--all)"))] if number > 0 else []
+
+
+def _lines(*lines: str | None) -> Text | None:
+    said = [line for line in lines if line]
+    return Text("\n".join(said)) if said else None
+
+
+def _verdict(verdict: words.Verdict | None) -> Text | None:
+    styles = {True: "green", False: "yellow", None: ""}
+    return None if verdict is None else Text(verdict.text, style=styles[verdict.good])
+
+
+def _warnings(record: Record) -> list[RenderableType]:
+    said = words.warnings(record)
+    return [_facts([("note" if index == 0 else "", Text(line, style="yellow"))]) for index, line in enumerate(said)]

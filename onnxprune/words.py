@@ -1,0 +1,216 @@
+"""Figures of a record in words, for the table on the screen and for the HTML page alike."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+Record = Mapping[str, Any]
+
+
+class Verdict(NamedTuple):
+    """A sentence, and whether it is good news (True), bad (False) or neither."""
+
+    text: str
+    good: bool | None = None
+
+
+class Row(NamedTuple):
+    """A line of the comparison: before, after, and what that means."""
+
+    label: str
+    before: str
+    after: str
+    note: Verdict
+    kept: float | None = None  # share that remains, where that is what the note says
+
+
+class LockSum(NamedTuple):
+    """All locks of one kind."""
+
+    what: str
+    params: int
+    node: str
+    option: str | None
+
+
+def count(number: float) -> str:
+    """25557032 -> `25.6 M`."""
+    return _scaled(number, ("", "k", "M", "G", "T"))
+
+
+def size(number: float) -> str:
+    """Bytes: 102145325 -> `102 MB`."""
+    return _scaled(number, ("B", "kB", "MB", "GB", "TB"))
+
+
+def milliseconds(number: float) -> str:
+    """A duration given in milliseconds, in the unit that suits it: `38 us`, `4.2 ms`, `1.3 s`."""
+    if number < 0.995:
+        return f"{_digits(number * 1e3)} us"
+    return f"{_digits(number)} ms" if number < 999.5 else f"{_digits(number / 1e3)} s"
+
+
+def percent(share: float) -> str:
+    """0.4968 -> `49.7 %`."""
+    return f"{100 * share:.1f} %"
+
+
+def plural(number: int, word: str) -> str:
+    """`1 group`, `2 groups`."""
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
+
+
+def tail(text: str, width: int) -> str:
+    """The end of a text, which is where tensor names differ."""
+    return text if len(text) <= width else "..." + text[len(text) - width + 3 :]
+
+
+def _scaled(number: float, units: Sequence[str]) -> str:
+    power = 0
+    while abs(number) >= 999.5 and power < len(units) - 1:
+        number, power = number / 1000, power + 1
+    digits = f"{number:.0f}" if power == 0 else _digits(number)
+    return f"{digits} {units[power]}".strip()
+
+
+def _digits(number: float) -> str:
+    """Three significant digits, never an exponent."""
+    return f"{number:.{2 if abs(number) < 9.995 else 1 if abs(number) < 99.95 else 0}f}"
+
+
+# What the record says
+
+
+def rows(record: Record) -> list[Row]:
+    """The comparison, a line for each figure that was measured."""
+    found = []
+    for key, label, show in (("params", "parameters", count), ("macs", "MACs", count), ("file_bytes", "file", size)):
+        if pair := record.get(key):
+            kept = pair["after"] / pair["before"] if pair["before"] else 1.0
+            note = Verdict(f"{percent(kept)} kept")
+            found.append(Row(label, show(pair["before"]), show(pair["after"]), note, kept))
+    if latency := record.get("latency_ms"):
+        before, after = (milliseconds(latency[side]["median"]) for side in ("before", "after"))
+        found.append(Row("latency", before, after, speed(latency["speedup"])))
+    if accuracy := record.get("accuracy"):
+        drop = 100 * (accuracy["after"] - accuracy["before"])
+        note = Verdict(f"{drop:+.1f} points on {accuracy['images']} labelled images")
+        found.append(Row("accuracy", percent(accuracy["before"]), percent(accuracy["after"]), note))
+    return found
+
+
+def speed(speedup: Mapping[str, float | None]) -> Verdict:
+    """A measured speed-up; it is one only if its whole 95 % interval is."""
+    value, low, high = (speedup[key] for key in ("value", "low", "high"))
+    if value is None or low is None or high is None:
+        return Verdict("too few runs to compare: measure for longer")
+    interval = f"95 %: {low:.2f} to {high:.2f}"
+    if low > 1:
+        return Verdict(f"{value:.2f}x faster ({interval})", True)
+    if high < 1:
+        return Verdict(f"no faster: {1 / value:.2f}x slower (speed-up {interval})", False)
+    return Verdict(f"no faster: {value:.2f}x ({interval})", False)
+
+
+def conditions(bench: Record) -> list[str]:
+    """Under what a latency was measured, and what makes it doubtful."""
+    threads = plural(bench["threads"], "thread") if bench["threads"] else "threads as ONNX Runtime chooses"
+    cpus = f" of {bench['cpus']} processors" if bench["cpus"] else ""
+    lines = [f"{bench['provider']}, {threads}{cpus}, ONNX Runtime {bench['onnxruntime']}, {bench['turns']} turns"]
+    if bench["busy"]:
+        lines.append("other processes kept the processors busy: measure again, or with --threads 1")
+    elif not bench["converged"]:
+        lines.append("the interval did not get narrow in time: give more seconds")
+    nodes: dict[str, int] = (bench["b"] or bench["a"])["nodes"]
+    if len(nodes) > 1:
+        lines.append("nodes on " + ", ".join(f"{name} {number}" for name, number in nodes.items()))
+    return lines
+
+
+def proof(record: Record) -> Verdict | None:
+    """Whether the result is the pruned function, as ONNX Runtime computes it."""
+    parity = record.get("parity")
+    if parity is None:
+        return None
+    apart = "beyond measure" if parity["relative"] is None else f"{parity['relative']:.1e}"
+    where = f"of the largest output, on {plural(parity['feeds'], 'input')}"
+    if parity["vacuous"]:
+        where += f" (says nothing about {', '.join(parity['vacuous'])}: zero throughout)"
+    if parity["exact"]:
+        return Verdict(f"exact: the masked original to {apart} {where}", True)
+    return Verdict(f"inexact, as allowed: {apart} {where} from the masked original", False)
+
+
+def fidelity(record: Record) -> str | None:
+    """What the outputs kept of the original's."""
+    found = record.get("fidelity")
+    if found is None:
+        return None
+    if found["max_abs"] == 0:
+        return "outputs are identical to the original's"
+    if found["cosine"] is None or found["max_abs"] is None:
+        return "outputs cannot be compared with the original's (not finite, or of other shapes)"
+    parts = [] if found["top1_agreement"] is None else [f"top-1 agreement {percent(found['top1_agreement'])}"]
+    parts.append(f"cosine {found['cosine']:.4f}")
+    parts += [] if found["sqnr_db"] is None else [f"SQNR {found['sqnr_db']:.1f} dB"]
+    parts.append(f"max abs {found['max_abs']:.2g}")
+    return ", ".join(parts)
+
+
+def inputs(record: Record) -> str | None:
+    """What the checks were run on."""
+    found = record.get("inputs")
+    if found is None:
+        return None
+    if found["source"] == "data":
+        samples = record.get("fidelity", {}).get("samples", found["feeds"])
+        return f"on {plural(samples, 'sample')} of the data"
+    return f"on {found['feeds']} {found['source']}: they say little, give --data"
+
+
+def warnings(record: Record) -> list[str]:
+    """Everything that the reader has to know."""
+    assumed = record.get("inputs", {}).get("assumed", [])
+    return [*record.get("warnings", []), *assumed]
+
+
+def cut(record: Record) -> str:
+    """How much was cut."""
+    groups = record["groups"]
+    units = sum(g["units"]["before"] for g in groups)
+    gone = units - sum(g["units"]["after"] for g in groups)
+    hit = sum(g["units"]["after"] < g["units"]["before"] for g in groups)
+    return f"{gone} of {plural(units, 'unit')}, in {hit} of {plural(len(groups), 'group')}"
+
+
+def most_cut(record: Record) -> list[Mapping[str, Any]]:
+    """The groups that were cut, those first that took most MACs along."""
+
+    def saved(group: Mapping[str, Any]) -> float:
+        units = group["units"]
+        return float(group["macs"] * (1 - units["after"] / units["before"]))
+
+    return sorted((g for g in record["groups"] if g["units"]["after"] < g["units"]["before"]), key=saved, reverse=True)
+
+
+def largest(record: Record) -> list[Mapping[str, Any]]:
+    """All groups, those first in whose layers most MACs are spent."""
+    return sorted(record["groups"], key=lambda group: float(group["macs"]), reverse=True)
+
+
+def locks(record: Record) -> list[LockSum]:
+    """What is locked, by operator and reason, largest first."""
+    params: Counter[tuple[str, str | None]] = Counter()
+    nodes: dict[tuple[str, str | None], str] = {}
+    for lock in record["locked"]:
+        key = (f"{lock['op']}: {lock['reason']}" if lock["op"] else lock["reason"], lock.get("option"))
+        params[key] += lock["params"]
+        nodes.setdefault(key, lock["node"] or lock["value"])
+    return [LockSum(what, number, nodes[what, option], option) for (what, option), number in params.most_common()]
+
+
+def times(record: Record) -> str:
+    """Seconds per stage."""
+    return ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in record.get("seconds", {}).items())
