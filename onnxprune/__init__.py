@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from onnxprune.allocation import Limits, Target, allocate, parse_target
-    from onnxprune.bench import bench
     from onnxprune.coupling import Coupling, couple
     from onnxprune.criteria.base import score
     from onnxprune.errors import OnnxPruneError
@@ -19,13 +18,14 @@ if TYPE_CHECKING:
     from onnxprune.pipeline import Pipeline, Result, apply, inspect, prune
     from onnxprune.plan import Plan, make_plan, read_plan
     from onnxprune.surgery import cut, mask
+    from onnxprune.timing import bench
     from onnxprune.validate import Checks
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "allocation": ("Limits", "Target", "allocate", "parse_target"),
-    "bench": ("bench",),
+    "timing": ("bench",),
     "coupling": ("Coupling", "couple"),
     "criteria.base": ("score",),
     "errors": ("OnnxPruneError",),

@@ -16,7 +16,6 @@ from onnxprune.cost import Cost, Counts
 from onnxprune.coupling import Coupling
 from onnxprune.errors import OptionError, TargetError
 
-
 COSTS: tuple[str, ...] = ("channels", "params", "macs")
 SCOPES = ("global", "local")
 

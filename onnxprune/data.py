@@ -1,232 +1,23 @@
-"""What a model is fed with: the inputs it declares, random feeds, and readers for `--data`.
+"""Readers for `--data`: any supported source becomes a re-iterable stream of feeds that fit the model.
 
-A *feed* is a dict from input name to array: what one run of the model takes. `read` turns any supported
-source into a re-iterable stream of feeds that fit the model, or says in one line which input of which file
-does not, and why.
+What does not fit is said in one line: which input of which file, and why.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
-from numpy.typing import NDArray
 
-from onnxprune.errors import DataError, ModelError, ShapeError, one_line
-
-Array: TypeAlias = NDArray[Any]
-Feed: TypeAlias = dict[str, Array]
-Axis: TypeAlias = int | str | None  # a free axis is a name or None
-Inputs: TypeAlias = Mapping[
-    str, tuple[Any, Sequence[Axis] | None]
-]  # name -> dtype, shape (None: unknown rank)
-Shapes: TypeAlias = Mapping[str, Sequence[int]]
-Source: TypeAlias = str | os.PathLike[str] | Mapping[str, Any] | Iterable[Any]
-
-# What free axes become where nobody says: sides and channels of an image, anything else. A free first axis is
-# 1.
-SIDE, CHANNELS, OTHER = 224, 3, 16
-
-
-class InputSpec(NamedTuple):
-    """What an input takes: dtype and shape. Shows as `float32 [N, 3, 224, 224]`."""
-
-    dtype: np.dtype[Any]
-    shape: tuple[Axis, ...] | None
-
-    def __str__(self) -> str:
-        if self.shape is None:
-            return f"{self.dtype} of any shape"
-        return f"{self.dtype} [{', '.join('?' if n is None else str(n) for n in self.shape)}]"
-
-
-def read_header(model: str | os.PathLike[str] | bytes | onnx.ModelProto) -> onnx.ModelProto:
-    """The model without its external data.
-
-    Raises:
-        ModelError: the file is missing or is not ONNX.
-    """
-    if isinstance(model, onnx.ModelProto):
-        return model
-    name = "the model in memory" if isinstance(model, bytes) else os.fspath(model)
-    try:
-        if isinstance(model, bytes):
-            return onnx.load_from_string(model)
-        return onnx.load(name, load_external_data=False)
-    except OSError as error:
-        raise ModelError(f"{name}: cannot be read ({error.strerror or error}); check the path") from error
-    except (DecodeError, ValueError, RuntimeError) as error:
-        raise ModelError(f"{name}: not an ONNX model, or a truncated one; export it again") from error
-
-
-def input_specs(model: Any) -> dict[str, InputSpec]:
-    """What each input of a model takes, in order; inputs with an initializer are left out.
-
-    Args:
-        model: a path, a `ModelProto`, its bytes, an `InferenceSession`, or a mapping of specs already.
-
-    Raises:
-        ModelError: the model cannot be read.
-        DataError: an input is not a tensor.
-    """
-    if isinstance(model, Mapping):
-        return _specs(model)
-    if hasattr(model, "get_inputs"):
-        return {meta.name: _session_spec(meta) for meta in model.get_inputs()}
-    graph = read_header(model).graph
-    constant = {i.name for i in graph.initializer} | {i.values.name for i in graph.sparse_initializer}
-    return {i.name: _proto_spec(i) for i in graph.input if i.name not in constant}
-
-
-def _session_spec(meta: Any) -> InputSpec:
-    kind = re.fullmatch(r"tensor\((\w+)\)", meta.type)
-    if kind is None:
-        raise DataError(
-            f"input '{meta.name}' is a {meta.type}, not a tensor, and cannot be fed; export it as one"
-        )
-    element = onnx.TensorProto.DataType.Value(kind[1].upper())
-    return InputSpec(onnx.helper.tensor_dtype_to_np_dtype(element), tuple(meta.shape))
-
-
-def _proto_spec(info: onnx.ValueInfoProto) -> InputSpec:
-    if not info.type.HasField("tensor_type"):
-        kind = info.type.WhichOneof("value") or "value without a type"
-        raise DataError(f"input '{info.name}' is a {kind}, not a tensor, and cannot be fed; export it as one")
-    tensor = info.type.tensor_type
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
-    dims = [d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in tensor.shape.dim]
-    return InputSpec(dtype, tuple(dims) if tensor.HasField("shape") else None)
-
-
-def _specs(inputs: Inputs) -> dict[str, InputSpec]:
-    shapes = {name: None if shape is None else tuple(shape) for name, (_, shape) in inputs.items()}
-    return {name: InputSpec(np.dtype(dtype), shapes[name]) for name, (dtype, _) in inputs.items()}
-
-
-def _free(axis: Axis) -> bool:
-    return not isinstance(axis, int) or axis < 0
-
-
-def _is_float(dtype: np.dtype[Any]) -> bool:
-    return dtype.name.startswith(("float", "bfloat"))
-
-
-# Random feeds
-
-
-@dataclass(frozen=True)
-class FeedShapes:
-    """The shape chosen for every input, and a sentence for each one that had free axes (for the record)."""
-
-    shapes: dict[str, tuple[int, ...]]
-    assumed: tuple[str, ...]
-
-
-def choose_shapes(inputs: Inputs, given: Shapes | None = None) -> FeedShapes:
-    """Fix every free axis: from `given` (input name -> whole shape), else by the stated defaults.
-
-    A free first axis and any axis named like a batch becomes 1; the sides of an image-like input 224, its
-    channels 3; other axes 16. An axis name has one size in all inputs, and a name such as `past + seq` is a
-    sum.
-
-    Raises:
-        ShapeError: `given` names no input or contradicts a fixed axis.
-    """
-    specs = _specs(inputs)
-    chosen = {name: tuple(shape) for name, shape in (given or {}).items()}
-    sizes: dict[str, int] = {}
-    for name, shape in chosen.items():
-        sizes |= _bind(name, shape, specs)
-    open_specs = {name: spec for name, spec in specs.items() if name not in chosen}
-    for spec in open_specs.values():
-        for index, axis in enumerate(spec.shape or ()):
-            if isinstance(axis, str) and "+" not in axis:
-                sizes.setdefault(axis, _default(index, axis, spec))
-    assumed = []
-    for name, spec in open_specs.items():
-        chosen[name] = tuple(_size(index, axis, spec, sizes) for index, axis in enumerate(spec.shape or ()))
-        if spec.shape is None or any(map(_free, spec.shape)):
-            assumed.append(f"input '{name}' {spec} was fed as {list(chosen[name])}")
-    return FeedShapes(chosen, tuple(assumed))
-
-
-def _bind(name: str, shape: tuple[int, ...], specs: Mapping[str, InputSpec]) -> dict[str, int]:
-    """Sizes of the axis names of one input whose shape is given."""
-    if name not in specs:
-        raise ShapeError(f"a shape was given for '{name}', which is no input; inputs are {', '.join(specs)}")
-    axes = specs[name].shape
-    if axes is None:
-        return {}
-    if len(axes) != len(shape) or any(
-        n < 0 or not (_free(a) or a == n) for a, n in zip(axes, shape, strict=True)
-    ):
-        raise ShapeError(
-            f"input '{name}' is {specs[name]} and cannot take {list(shape)}; give a shape that fits"
-        )
-    return {axis: size for axis, size in zip(axes, shape, strict=True) if isinstance(axis, str)}
-
-
-def _size(index: int, axis: Axis, spec: InputSpec, sizes: Mapping[str, int]) -> int:
-    if isinstance(axis, int) and axis >= 0:
-        return axis
-    terms = re.split(r"\s*\+\s*", axis.strip()) if isinstance(axis, str) else []
-    if terms and all(term in sizes or term.isdigit() for term in terms):
-        return sum(sizes[term] if term in sizes else int(term) for term in terms)
-    return _default(index, axis, spec)
-
-
-def _default(index: int, axis: Axis, spec: InputSpec) -> int:
-    name, shape = axis.lower() if isinstance(axis, str) else "", spec.shape or ()
-    sequence = re.search("seq|len|past|token", name)
-    if "batch" in name or (index == 0 and not sequence):
-        return 1
-    if sequence or len(shape) != 4 or not (_is_float(spec.dtype) or spec.dtype == np.uint8):
-        return OTHER
-    if shape[3] in (1, 3, 4) and _free(shape[1]):  # channels last
-        return SIDE
-    if shape[1] in (1, 3, 4) or (_free(shape[2]) and _free(shape[3])):
-        return CHANNELS if index == 1 else SIDE
-    return OTHER
-
-
-def random_feeds(model: Any, seed: int = 0, count: int = 1, shapes: Shapes | None = None) -> list[Feed]:
-    """Reproducible feeds for a model (as `input_specs` takes it), with free axes as `choose_shapes` says.
-
-    Floats are N(0, 1), integers 0 or 1 (safe as token or index; 0 to 255 for 4-D uint8 images), booleans
-    either; integers and booleans whose name contains "mask" are all ones.
-
-    Raises:
-        ModelError, DataError, ShapeError: as `input_specs` and `choose_shapes` do.
-    """
-    specs = input_specs(model)
-    chosen = choose_shapes(specs, shapes).shapes
-    streams = [np.random.default_rng([seed, index]) for index in range(count)]
-    return [
-        {name: _draw(rng, name, spec.dtype, chosen[name]) for name, spec in specs.items()} for rng in streams
-    ]
-
-
-def _draw(rng: np.random.Generator, name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
-    if _is_float(dtype):
-        return np.asarray(rng.standard_normal(shape, dtype=np.float32)).astype(dtype)
-    if dtype.kind == "O":
-        return np.full(shape, "a", dtype=object)
-    if "mask" in name.lower():
-        return np.ones(shape, dtype=dtype)
-    return np.asarray(rng.integers(0, 256 if dtype == np.uint8 and len(shape) == 4 else 2, shape)).astype(
-        dtype
-    )
-
-
-# Readers
+from onnxprune.errors import DataError, one_line
+from onnxprune.feeds import Array, Feed, Inputs, InputSpec, Source, as_specs, is_float, is_free, rows
 
 
 @dataclass(frozen=True)
@@ -246,12 +37,6 @@ class Feeds:
                 seen += rows(feed)
                 if self.limit is not None and seen >= self.limit:
                     return
-
-
-def rows(feed: Mapping[str, Array]) -> int:
-    """Number of samples in a feed: the length of its first input, 1 if that has no axes."""
-    first = next(iter(feed.values()))
-    return first.shape[0] if first.ndim else 1
 
 
 def read(source: Source, inputs: Inputs, batch: int | None = None, limit: int | None = None) -> Feeds:
@@ -280,7 +65,7 @@ def read(source: Source, inputs: Inputs, batch: int | None = None, limit: int | 
         raise DataError(
             f"batch ({batch}) and limit ({limit}) must be at least 1; leave them out to read everything"
         )
-    specs = _specs(inputs)
+    specs = as_specs(inputs)
     if isinstance(source, str | os.PathLike):
         source = Path(source)
         if not source.exists():
@@ -429,7 +214,7 @@ def _stack(where: str, value: Any, spec: InputSpec, batch: int | None) -> _Stack
     if (
         len(have) != len(want)
         or array.ndim < len(axes)
-        or not all(_free(w) or h == w for h, w in zip(have, want, strict=True))
+        or not all(is_free(w) or h == w for h, w in zip(have, want, strict=True))
     ):
         hint = "stack samples on axis 0 in the model's layout and size"
         if len(array.shape) == len(axes) == 4 and axes[1] == array.shape[3]:
@@ -454,21 +239,21 @@ def _stack(where: str, value: Any, spec: InputSpec, batch: int | None) -> _Stack
 def _cast(array: Array, dtype: np.dtype[Any], where: str) -> Array:
     """The array as `dtype`, C-contiguous; its values must survive the cast and must not be NaN."""
     source = array.dtype
-    if _is_float(source) and bool(np.isnan(array).any()):
+    if is_float(source) and bool(np.isnan(array).any()):
         raise DataError(f"{where} holds NaN; remove those samples")
     if source == dtype:
         return np.asarray(array, order="C")
-    if _is_float(source) and _is_float(dtype):
+    if is_float(source) and is_float(dtype):
         with np.errstate(over="ignore"):
             result = array.astype(dtype)
         safe = np.array_equal(np.isfinite(result), np.isfinite(array))
-    elif source.kind in "iub" and not _is_float(dtype) and dtype.kind != "O":
+    elif source.kind in "iub" and not is_float(dtype) and dtype.kind != "O":
         result = array.astype(dtype)
         safe = np.array_equal(result.astype(source), array)
     elif source.kind in "US" and dtype.kind == "O":
         result, safe = array.astype(object), True
     else:
-        hint = "scale it as in training and save it as floats" if _is_float(dtype) else f"save it as {dtype}"
+        hint = "scale it as in training and save it as floats" if is_float(dtype) else f"save it as {dtype}"
         raise DataError(f"{where} wants {dtype} and the data are {source}; {hint}")
     if not safe:
         raise DataError(f"{where} wants {dtype} and the {source} data are out of its range; rescale them")

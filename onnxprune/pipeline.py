@@ -14,7 +14,8 @@ from onnx import ModelProto
 
 from onnxprune import graph as graphs
 from onnxprune.coupling import couple
-from onnxprune.data import Feeds, input_specs, read
+from onnxprune.data import Feeds, read
+from onnxprune.feeds import input_specs
 from onnxprune.graph import Graph
 from onnxprune.outcome import describe, replay
 from onnxprune.plan import Plan, read_plan
@@ -218,7 +219,8 @@ def _sizes(original: Graph, pruned: ModelProto, written: Path | None) -> Record:
         },
         "file_bytes": {
             "before": graphs.file_bytes(original),
-            "after": sum(p.stat().st_size for p in written.parent.iterdir()) if written else pruned.ByteSize(),
+            "after": sum(p.stat().st_size for p in written.parent.iterdir())
+            if written
+            else pruned.ByteSize(),
         },
     }
-

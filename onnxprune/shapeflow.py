@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
-from onnx import ModelProto, TensorProto, numpy_helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from onnxprune.graph import Graph, Node
 from onnxprune.shapes import infer, shapes_of
@@ -142,13 +142,27 @@ class ShapeFlow:
 
 
 def resolve(graph: Graph) -> tuple[Graph, ShapeFlow]:
-    """Infer again with every computed but known shape input put in as a constant, until nothing new is known.
+    """Infer again with what the traced numbers tell, until nothing new is known.
 
-    ONNX's data propagation stops at divisions; a chain of chunks needs one round each.
+    ONNX's data propagation stops at divisions and at a Reshape whose target is known in part: a computed but known
+    shape input is put in as a constant, a Reshape's output gets the sizes that are known. A chain of chunks needs one
+    round each.
     """
     flow, done = ShapeFlow(graph), set[tuple[int, int]]()
     shell: ModelProto | None = None
-    while fresh := [(n, s, v) for n, s, v in flow.computed() if (n.index, s) not in done and _open(graph, n)]:
+    while True:
+        fresh = [(n, s, v) for n, s, v in flow.computed() if (n.index, s) not in done and _open(graph, n)]
+        partly = [
+            (n, v)
+            for n in graph.nodes
+            if n.op == "Reshape"
+            and not n.domain
+            and graph.shapes.get(n.outputs[0]) is None
+            and (n.index, 1) not in done
+            and (v := flow.numbers(n, 1)) is not None
+        ]
+        if not fresh and not partly:
+            return graph, flow
         if shell is None:
             shell = ModelProto()
             shell.CopyFrom(graph.shell)
@@ -158,10 +172,29 @@ def resolve(graph: Graph) -> tuple[Graph, ShapeFlow]:
             value = np.array([n.value for n in numbers], dtype=np.int64)
             shell.graph.initializer.append(numpy_helper.from_array(value, name))
             shell.graph.node[node.index].input[slot] = name
+        for node, numbers in partly:
+            done.add((node.index, 1))
+            _declare(shell, graph, node, numbers)
         shell = infer(shell)
         graph = replace(graph, shell=shell, shapes={**graph.shapes, **shapes_of(shell)})
         flow = ShapeFlow(graph)
-    return graph, flow
+
+
+def _declare(shell: ModelProto, graph: Graph, node: Node, numbers: Numbers) -> None:
+    """Write down what is known of a Reshape's output."""
+    source = graph.shapes.get(node.inputs[0]) or ()
+    elem = next((v.type.tensor_type.elem_type for v in shell.graph.value_info if v.name == node.inputs[0]), 1)
+    sizes: list[int | str | None] = []
+    for axis, number in enumerate(numbers):
+        if number.value == 0 and not node.attrs.get("allowzero", 0):
+            sizes.append(source[axis] if axis < len(source) else None)
+        elif number.value is not None:
+            sizes.append(int(number.value) if number.value > 0 else None)
+        elif isinstance(number.source, SizeOf):
+            sizes.append((graph.shapes.get(number.source.value) or {number.source.axis: None})[number.source.axis])
+        else:
+            sizes.append(None)
+    shell.graph.value_info.append(helper.make_tensor_value_info(node.outputs[0], elem, sizes))
 
 
 def _open(graph: Graph, node: Node) -> bool:

@@ -7,13 +7,14 @@ from typing import Any
 
 import onnx
 from onnx import ModelProto, TensorProto, TypeProto
+from onnx.external_data_helper import uses_external_data
 
 from onnxprune.errors import ShapeError
 
 # One entry an axis: an int, a symbol, or None; the whole is None where even the rank is unknown.
 Shape = tuple[int | str | None, ...] | None
 
-# Integer tensors up to this many elements travel along: data propagation reads shape constants.
+# Tensors up to this many elements travel along: inference reads shapes, axes and scales.
 SHAPE_DATA = 64
 
 # Operators that ONNX cannot infer; their output is like their first input.
@@ -81,7 +82,7 @@ def _light(tensor: TensorProto) -> TensorProto:
     count = 1
     for dim in tensor.dims:
         count *= dim
-    if tensor.data_type in (TensorProto.INT64, TensorProto.INT32) and count <= SHAPE_DATA:
+    if count <= SHAPE_DATA and not uses_external_data(tensor):
         return tensor
     return TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
 
@@ -101,6 +102,10 @@ def _set_inputs(shell: ModelProto, given: Mapping[str, tuple[int, ...]], name: s
         tensor.shape.ClearField("dim")
         for size in wanted:
             tensor.shape.dim.add(dim_value=size)
+    for key, info in inputs.items():  # an open size gets a name, so that inference can follow it
+        for axis, dim in enumerate(info.type.tensor_type.shape.dim):
+            if not dim.HasField("dim_value") and not dim.dim_param:
+                dim.dim_param = f"{key}.{axis}"
     if given:  # what the model says of inner values may carry the open sizes: infer them anew
         shell.graph.ClearField("value_info")
 

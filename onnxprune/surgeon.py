@@ -50,7 +50,9 @@ def from_graphsurgeon(graph: gs.Graph, like: ModelProto) -> ModelProto:
     for field, value in like.ListFields():
         if field.name not in ("graph", "functions", "opset_import"):
             _set(model, field, value)
-    model.functions.extend(like.functions if list(made.functions) == list(plain.functions) else made.functions)
+    model.functions.extend(
+        like.functions if list(made.functions) == list(plain.functions) else made.functions
+    )
     model.opset_import.extend(like.opset_import)
     known = {o.domain for o in like.opset_import} | {"", "ai.onnx"}
     model.opset_import.extend(o for o in made.opset_import if o.domain not in known)

@@ -27,8 +27,10 @@ from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper
 
 from onnxprune import runtime
 from onnxprune.coupling import Coupling, couple
-from onnxprune.data import Feed, random_feeds
+from onnxprune.feeds import Feed, random_feeds
 from onnxprune.graph import load
+from onnxprune.parity import Parity, compare
+from onnxprune.parity import tolerance as tolerance_of
 from onnxprune.plan import Plan, make_plan, read_plan, removed_units
 from onnxprune.rules.base import Dim
 from onnxprune.shapes import shell_of
@@ -186,7 +188,7 @@ class OracleResult:
     plan: Plan
     model: ModelProto
     params: tuple[int, int]
-    parity: runtime.Parity
+    parity: Parity
 
     def choices(self, constant: str, axis: int = 0) -> list[int]:
         """The sizes (more than one) of the groups that a constant's axis belongs to, by their first index."""
@@ -251,8 +253,8 @@ def oracle(
     masked = mask(original, plan, pruned)
     feeds = feeds or _feeds(original, seed)
     run = evaluate or _evaluate
-    limit = tolerance or runtime.tolerance(original)
-    parities = [runtime.compare(a, b, limit) for a, b in zip(run(masked, feeds), run(pruned, feeds), strict=True)]
+    limit = tolerance or tolerance_of(original)
+    parities = [compare(a, b, limit) for a, b in zip(run(masked, feeds), run(pruned, feeds), strict=True)]
     worst = max(parities, key=lambda p: p.relative)
     if not worst.exact:
         notes = "; ".join(f"{o.name}: {o.note or f'{o.relative:.1e}'}" for o in worst.outputs)

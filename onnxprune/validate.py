@@ -10,13 +10,14 @@ from typing import Any
 import onnx
 from onnx import ModelProto
 
-from onnxprune.bench import bench
-from onnxprune.data import Feed, choose_shapes, input_specs, random_feeds
 from onnxprune.errors import GateError, ModelError, ParityError
+from onnxprune.feeds import Feed, choose_shapes, input_specs, random_feeds
 from onnxprune.graph import Graph
-from onnxprune.runtime import fidelity, parity, session
+from onnxprune.parity import fidelity, parity
+from onnxprune.runtime import session
 from onnxprune.shapes import without_weights
 from onnxprune.steps import Context
+from onnxprune.timing import bench
 
 RANDOM_FEEDS = 4  # inputs drawn where the user gave none
 PARITY_FEEDS = 2
@@ -99,7 +100,9 @@ def validate(
 
 def _check_structure(graph: Graph, pruned: ModelProto | Path, warnings: list[str]) -> None:
     """onnx.checker and strict shape inference must accept what they accepted before."""
-    shell = without_weights(onnx.load_model(pruned, load_external_data=False) if isinstance(pruned, Path) else pruned)
+    shell = without_weights(
+        onnx.load_model(pruned, load_external_data=False) if isinstance(pruned, Path) else pruned
+    )
     steps: Sequence[tuple[str, Callable[[ModelProto | str], Any], tuple[Any, Any]]] = (
         ("onnx.checker", onnx.checker.check_model, (_checkable(graph), _checkable_new(pruned))),
         ("shape inference", _infer_strictly, (without_weights(graph.proto), shell)),
@@ -114,7 +117,9 @@ def _check_structure(graph: Graph, pruned: ModelProto | Path, warnings: list[str
                 warnings.append(f"{name} does not accept the original either")
                 continue
             text = " ".join(str(error).split())[:200]
-            raise ModelError(f"{graph.name}: {name} rejects the pruned model ({text}); please report this model") from error
+            raise ModelError(
+                f"{graph.name}: {name} rejects the pruned model ({text}); please report this model"
+            ) from error
 
 
 def _checkable(graph: Graph) -> ModelProto | str:
@@ -140,7 +145,11 @@ def _feeds(graph: Graph, context: Context) -> tuple[list[Feed], dict[str, Any]]:
     specs = input_specs(graph.proto)
     chosen = choose_shapes(specs, context.shapes)
     feeds = random_feeds(specs, count=RANDOM_FEEDS, shapes=context.shapes)
-    return feeds, {"source": "random normal inputs, seed 0", "feeds": len(feeds), "assumed": list(chosen.assumed)}
+    return feeds, {
+        "source": "random normal inputs, seed 0",
+        "feeds": len(feeds),
+        "assumed": list(chosen.assumed),
+    }
 
 
 def _latency(

@@ -10,8 +10,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxprune.data import InputSpec, choose_shapes, input_specs, random_feeds, read, rows
+from onnxprune.data import read
 from onnxprune.errors import DataError, ModelError, ShapeError
+from onnxprune.feeds import InputSpec, choose_shapes, input_specs, random_feeds, rows
 
 F32, I64 = np.dtype(np.float32), np.dtype(np.int64)
 IMAGE = {"x": InputSpec(F32, ("N", 3, 4, 4))}

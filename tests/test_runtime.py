@@ -14,10 +14,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-import onnxprune.bench as latency
+import onnxprune.timing as latency
 from onnxprune import errors, runtime
-from onnxprune.bench import Interval, bench, median_interval
-from onnxprune.data import random_feeds
 from onnxprune.errors import (
     DataError,
     GateError,
@@ -27,7 +25,10 @@ from onnxprune.errors import (
     ProviderError,
     ShapeError,
 )
-from onnxprune.runtime import Parity, compare, fidelity, parity, resolve, run, session, tolerance
+from onnxprune.feeds import random_feeds
+from onnxprune.parity import EXACT, EXACT_FLOAT16, Parity, compare, fidelity, parity, tolerance
+from onnxprune.runtime import resolve, run, session
+from onnxprune.timing import Interval, bench, median_interval
 
 CPU = "CPUExecutionProvider"
 
@@ -87,7 +88,7 @@ def test_every_error_is_one_line_with_an_exit_code() -> None:
 
 
 def test_importing_the_modules_does_not_import_onnxruntime() -> None:
-    code = "import sys, onnxprune.bench, onnxprune.runtime; print('onnxruntime' in sys.modules)"
+    code = "import sys, onnxprune.timing, onnxprune.runtime; print('onnxruntime' in sys.modules)"
     root = Path(runtime.__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
@@ -207,7 +208,7 @@ def test_random_feeds_of_two_inputs_run_at_any_batch() -> None:
     i = helper.make_tensor_value_info("index", TensorProto.INT64, ["batch"])
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 3])
     made = session(wrap([helper.make_node("Gather", ["table", "index"], ["y"])], [x, i], [y]))
-    feed = runtime.random_feeds(made, shapes={"table": (2, 3), "index": (5,)})[0]
+    feed = random_feeds(made, shapes={"table": (2, 3), "index": (5,)})[0]
     assert run(made, feed)["y"].shape == (5, 3)
     assert run(made, feed, ["y"]).keys() == {"y"}
 
@@ -237,21 +238,21 @@ def test_half_precision_has_its_own_tolerance() -> None:
     half: Callable[..., onnx.ModelProto] = lambda **options: mlp(dtype=np.float16, **options)  # noqa: E731
     feeds = random_feeds(half(), shapes={"x": (8, 6)})
     found = parity(half(masked=10), half(keep=10), feeds)
-    assert found.tolerance == runtime.EXACT_FLOAT16 and found.exact
+    assert found.tolerance == EXACT_FLOAT16 and found.exact
     assert not parity(half(masked=10), half(keep=9), feeds).exact
 
 
 def test_tolerance_by_number_format() -> None:
-    assert tolerance(mlp()) == tolerance(mlp().SerializeToString()) == runtime.EXACT
-    assert tolerance(unary("Identity", TensorProto.BFLOAT16)) == runtime.EXACT_BFLOAT16
+    assert tolerance(mlp()) == tolerance(mlp().SerializeToString()) == EXACT
+    assert tolerance(unary("Identity", TensorProto.BFLOAT16)) == EXACT_BFLOAT16
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3])
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 3])
     casts = [helper.make_node("Cast", ["x"], ["c"], to=TensorProto.FLOAT16)]
     casts += [helper.make_node("Cast", ["c"], ["y"], to=TensorProto.FLOAT)]
-    assert tolerance(wrap(casts, [x], [y])) == runtime.EXACT_FLOAT16
+    assert tolerance(wrap(casts, [x], [y])) == EXACT_FLOAT16
     quantised = [helper.make_node("QuantizeLinear", ["x", "s"], ["q"])]
     quantised += [helper.make_node("DequantizeLinear", ["q", "s"], ["y"])]
-    assert tolerance(wrap(quantised, [x], [y], {"s": np.float32(0.1)})) == runtime.EXACT_QUANTISED
+    assert tolerance(wrap(quantised, [x], [y], {"s": np.float32(0.1)})) == EXACT_QUANTISED
 
 
 def one(a: Any, b: Any) -> Parity:

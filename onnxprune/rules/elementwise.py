@@ -38,6 +38,9 @@ def cast_like(n: NodeView) -> Iterator[Constraint]:
 def dropout(n: NodeView) -> Iterator[Constraint]:
     """Identity at inference; the optional mask has the same axes."""
     for slot in n.outputs():
+        name = n.node.outputs[slot]
+        if n.graph.shapes.get(name) is None and name not in n.graph.consumers:
+            continue  # before opset 12 nothing infers the mask's shape, and nothing needs it
         for x, y in zip(n.xs(0), n.ys(slot), strict=True):
             yield Tie(x, y)
 

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from itertools import islice, pairwise
 from typing import TYPE_CHECKING, Any
 
-from onnxprune.data import Feed, Shapes, choose_shapes, input_specs, random_feeds
 from onnxprune.errors import DataError, ModelError, OptionError
+from onnxprune.feeds import Feed, Shapes, choose_shapes, input_specs, random_feeds
 from onnxprune.runtime import Model, model_name, needs_ort, plain, run, session, to_ort
 
 if TYPE_CHECKING:

@@ -1,0 +1,83 @@
+"""The command line: parse, call, print, and say in one line what went wrong.
+
+Exit codes: 0 all is well, 1 a known error, 2 usage, 3 a gate failed, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+import warnings
+from typing import IO, Any
+
+import click
+
+from onnxprune import __version__
+from onnxprune.commands import bench, demo, inspect, listing, options, prune
+from onnxprune.errors import MESSAGE_LIMIT, OnnxPruneError, one_line
+
+DEBUG = "ONNXPRUNE_DEBUG"
+
+
+class Failure(click.ClickException):
+    """What the command line says of an exception: one line and an exit code."""
+
+    def __init__(self, message: str, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Print to standard error."""
+        click.echo(f"onnxprune: {self.message}", file=file, err=True)
+
+
+class Verbs(click.Group):
+    """A group whose verbs end in one line, whatever they raise."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a verb."""
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise
+        except KeyboardInterrupt as error:
+            raise Failure("interrupted; nothing was written", 130) from error
+        except Exception as error:
+            if os.environ.get(DEBUG):
+                traceback.print_exc()
+            raise _failure(error) from error
+
+
+def _failure(error: Exception) -> Failure:
+    if isinstance(error, OnnxPruneError):
+        return Failure(f"error: {error}", error.exit_code)
+    text = one_line(f"{type(error).__name__}: {error}".rstrip(": "), MESSAGE_LIMIT)
+    return Failure(f"internal error: {text} (set {DEBUG}=1 for the traceback)")
+
+
+@click.group(
+    cls=Verbs,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=options.examples("onnxprune demo", "onnxprune prune net.onnx -o small.onnx --target macs=0.5"),
+)
+@click.version_option(__version__, message="%(prog)s %(version)s")
+def cli() -> None:
+    """Prune exported ONNX models: exact surgery, measured speed, without training."""
+
+
+for verb in (demo.demo, inspect.inspect, prune.prune, prune.apply, bench.bench, listing.listing):
+    cli.add_command(verb)
+
+
+def main() -> int:
+    """Run the command line; return the exit code."""
+    if not os.environ.get(DEBUG):
+        warnings.simplefilter("ignore")  # other libraries' notes to their programmers
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that temporary files go
+    try:
+        cli(prog_name="onnxprune")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    return 0

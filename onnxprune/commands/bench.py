@@ -1,0 +1,44 @@
+"""`bench`: how long a model takes, and how two compare."""
+
+from __future__ import annotations
+
+import json as jsons
+from typing import Any
+
+import click
+
+from onnxprune.commands import options
+from onnxprune.commands.output import Progress, check_paths, files, show
+
+
+@click.command(
+    epilog=options.examples(
+        "onnxprune bench net.onnx",
+        "onnxprune bench net.onnx small.onnx --threads 1 --seconds 20",
+    )
+)
+@click.argument("a")
+@click.argument("b", required=False)
+@options.runtime
+@options.data
+@options.shape
+@click.option(
+    "--seconds", type=click.FloatRange(1), default=10.0, show_default=True, help="Longest measurement."
+)
+@options.json
+@options.quiet
+def bench(a: str, b: str | None, seconds: float, json: str | None, quiet: bool, **given: Any) -> None:
+    """Measure the latency of A, or of A and B in turns and their ratio, each with its 95 % interval."""
+    check_paths({"A": a, "--data": given["data"]}, {"--json": json})
+    check_paths({"B": b}, {"--json": json})
+    from onnxprune import report, timing
+    from onnxprune.data import read
+    from onnxprune.feeds import input_specs
+
+    with files(json=json) as put, Progress(quiet) as progress:
+        progress("latency")
+        feeds = None if given["data"] is None else read(given["data"], input_specs(a))
+        shapes = options.shapes(given["shape"])
+        found = timing.bench(a, b, given["provider"], given["threads"], feeds, shapes, max_seconds=seconds).to_dict()
+        put("json", jsons.dumps(found, indent=2) + "\n")
+    show(report.comparison(found), json, quiet=quiet)

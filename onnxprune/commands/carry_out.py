@@ -1,0 +1,70 @@
+"""What `prune`, `apply` and `demo` have in common: run, keep the files, print the table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from onnxprune.commands.options import shapes
+from onnxprune.commands.output import Progress, files, show
+
+if TYPE_CHECKING:
+    from onnxprune.pipeline import Result
+
+Given = dict[str, Any]
+SELECTION = ("target", "criterion", "scope", "align", "keep", "ratios", "combine", "normalise", "seed", "allow_inexact")
+
+
+def carry_out(work: Callable[[Progress], Result], given: Given, notes: Mapping[str, Any]) -> None:
+    """Do the work and report it.
+
+    Args:
+        work: makes the result.
+        given: the verb's options; `plan`, `json`, `report` and `quiet` are looked at here.
+        notes: entries for the record.
+    """
+    import onnxprune
+    from onnxprune import report
+
+    quiet, page, record_file = given["quiet"], given["report"], given["json"]
+    plan_file = given.get("plan")
+    with files(plan=plan_file, json=record_file, report=page) as put, Progress(quiet) as progress:
+        result = work(progress)
+        record = {**result.record, "onnxprune": onnxprune.__version__, **notes}
+        if plan_file and result.plan:
+            progress("plan")
+            put("plan", json.dumps(result.plan.to_dict(), separators=(",", ":")) + "\n")
+        if record_file:
+            put("json", report.to_json(record))
+        if page:
+            put("report", report.to_html(record))
+    show(report.table(record), plan_file, record_file, page, quiet=quiet)
+
+
+def conditions(given: Given) -> dict[str, Any]:
+    """The options of the checks, as the engine takes them.
+
+    Raises:
+        UsageError: a gate without its measurement.
+    """
+    gates = [f"--{name.replace('_', '-')}" for name in ("min_speedup", "max_drop") if given[name] is not None]
+    if given["no_validate"] and gates:
+        raise click.UsageError(f"--no-validate leaves {gates[0]} without a measurement; drop one of the two")
+    from onnxprune.validate import Checks
+
+    return {
+        "data": given["data"],
+        "provider": given["provider"],
+        "threads": given["threads"],
+        "shapes": shapes(given["shape"]),
+        "validate": not given["no_validate"],
+        "checks": Checks(given["seconds"], given["min_speedup"], given["max_drop"]),
+    }
+
+
+def selection(given: Given) -> dict[str, Any]:
+    """The options that choose what is cut."""
+    return {name: given[name] for name in SELECTION}

@@ -1,0 +1,74 @@
+"""`prune` and `apply`: from a model to a smaller one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from onnxprune.commands import options
+from onnxprune.commands.carry_out import carry_out, conditions, selection
+from onnxprune.commands.output import Progress, check_paths
+
+if TYPE_CHECKING:
+    from onnxprune.pipeline import Result
+
+
+@click.command(
+    epilog=options.examples(
+        "onnxprune prune resnet50.onnx -o small.onnx --target macs=0.5 --data images.npz",
+        "onnxprune prune net.onnx -o small.onnx --keep '^head' --min-speedup 1.2 --json -",
+        "onnxprune prune masked.onnx -o small.onnx --target lossless",
+    )
+)
+@options.model
+@options.output
+@options.selection
+@options.checks
+@options.plan
+@options.json
+@options.report
+@options.quiet
+def prune(model: str, out: str, **given: Any) -> None:
+    """Make a model smaller, prove that it computes the pruned function, and measure what it is worth."""
+    files = {name: given[name] for name in ("plan", "json", "report")}
+    check_paths({"MODEL": model, "--data": given["data"]}, {"-o": out, **_dashed(files)})
+    chosen, checked = selection(given), conditions(given)
+
+    def work(progress: Progress) -> Result:
+        from onnxprune.pipeline import prune
+
+        return prune(model, out=out, on_stage=progress, **chosen, **checked)
+
+    carry_out(work, given, {"out": out, "options": chosen, "recover": "none"})
+
+
+@click.command(
+    epilog=options.examples(
+        "onnxprune prune v1.onnx -o v1-small.onnx --plan plan.json",
+        "onnxprune apply v2.onnx plan.json -o v2-small.onnx",
+    )
+)
+@options.model
+@click.argument("plan")
+@options.output
+@options.checks
+@options.json
+@options.report
+@options.quiet
+def apply(model: str, plan: str, out: str, **given: Any) -> None:
+    """Cut what PLAN says: from the model that it was made for, or from a re-export with other weights."""
+    files = {name: given[name] for name in ("json", "report")}
+    check_paths({"MODEL": model, "PLAN": plan, "--data": given["data"]}, {"-o": out, **_dashed(files)})
+    checked = conditions(given)
+
+    def work(progress: Progress) -> Result:
+        from onnxprune.pipeline import apply
+
+        return apply(model, plan, out=out, on_stage=progress, **checked)
+
+    carry_out(work, given, {"out": out, "options": {"plan": plan}, "recover": "none"})
+
+
+def _dashed(files: dict[str, str | None]) -> dict[str, str | None]:
+    return {f"--{name}": path for name, path in files.items()}
