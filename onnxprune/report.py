@@ -55,7 +55,7 @@ def table(record: Record) -> list[RenderableType]:
         ("proof", _verdict(words.proof(record))),
         ("fidelity", _lines(words.fidelity(record), words.inputs(record))),
         ("latency", _lines(*words.conditions(record["latency_ms"])) if "latency_ms" in record else None),
-        ("recovery", _lines(_recovery(record))),
+        ("recovery", _lines(words.recovery(record))),
         ("cut", Text(words.cut(record))),
     ]
     parts.append(_facts(facts))
@@ -110,6 +110,16 @@ def comparison(bench: Record) -> list[RenderableType]:
     return [grid, "", _facts(facts)]
 
 
+def names(entries: Iterable[tuple[str, str]]) -> Table:
+    """What `list` shows: names and a line on each."""
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(no_wrap=True, style="bold")
+    grid.add_column(overflow="fold")
+    for name, text in entries:
+        grid.add_row(name, text)
+    return grid
+
+
 def _title(record: Record) -> Text:
     title = Text(record["model"], style="bold")
     if record.get("out"):
@@ -128,12 +138,6 @@ def _comparison(record: Record) -> Table:
     for row in words.rows(record):
         grid.add_row(Text(row.label, style="bold"), row.before, row.after, _verdict(row.note))
     return grid
-
-
-def _recovery(record: Record) -> str | None:
-    if "recover" not in record:
-        return None
-    return f"{record['recover']}: the remaining weights are as they were"
 
 
 def _locked(record: Record) -> str:

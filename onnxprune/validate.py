@@ -79,6 +79,9 @@ def validate(
         if masked is not None:
             compared = parity(masked(), pruned, feeds[:PARITY_FEEDS], context.provider, context.threads)
             found["parity"] = compared.to_dict()
+            if compared.vacuous:
+                names = ", ".join(compared.vacuous)
+                warnings.append(f"parity says nothing about {names}: zero or nearly so on these inputs; give --data")
             if exact and not compared.exact:
                 raise ParityError(
                     f"{graph.name}: the pruned model differs from the masked original by {compared.relative:.2g} of the "

@@ -170,6 +170,11 @@ def inputs(record: Record) -> str | None:
     return f"on {found['feeds']} {found['source']}: they say little, give --data"
 
 
+def recovery(record: Record) -> str | None:
+    """What was done to the weights that remain."""
+    return f"{record['recover']}: the remaining weights are as they were" if "recover" in record else None
+
+
 def warnings(record: Record) -> list[str]:
     """Everything that the reader has to know."""
     assumed = record.get("inputs", {}).get("assumed", [])

@@ -23,12 +23,15 @@ from onnxprune.commands.output import Progress, check_paths, files, show
 @options.data
 @options.shape
 @click.option(
-    "--seconds", type=click.FloatRange(1), default=10.0, show_default=True, help="Longest measurement."
+    "--seconds", type=click.FloatRange(1), default=10.0, show_default=True, metavar="S", help="Longest measurement."
 )
 @options.json
 @options.quiet
 def bench(a: str, b: str | None, seconds: float, json: str | None, quiet: bool, **given: Any) -> None:
-    """Measure the latency of A, or of A and B in turns and their ratio, each with its 95 % interval."""
+    """Measure the latency of one model, or of two in turns.
+
+    Two models need the same inputs; their ratio comes with its 95 % interval.
+    """
     check_paths({"A": a, "--data": given["data"]}, {"--json": json})
     check_paths({"B": b}, {"--json": json})
     from onnxprune import report, timing

@@ -22,7 +22,7 @@ from onnxprune.commands.output import Progress, check_paths, files, show
 @options.json
 @options.quiet
 def inspect(model: str, json: str | None, everything: bool, quiet: bool, **given: Any) -> None:
-    """Show how much of a model can be cut: groups of coupled units, and what is locked and why."""
+    """Show what can be cut, and what is locked and why."""
     check_paths({"MODEL": model}, {"--json": json})
     from onnxprune import __version__, pipeline, report
 

@@ -13,7 +13,7 @@ from onnxprune.commands.output import show
 @click.command("list", epilog=options.examples("onnxprune list criteria", "onnxprune list rules | grep -i conv"))
 @click.argument("what", type=click.Choice(["rules", "criteria", "passes", "providers"]))
 def listing(what: str) -> None:
-    """List operator rules, criteria, passes or execution providers."""
+    """List rules, criteria, passes or execution providers."""
     from onnxprune.report import names
 
     entries = {"rules": _rules, "criteria": _criteria, "passes": _passes, "providers": _providers}

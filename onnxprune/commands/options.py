@@ -16,7 +16,7 @@ Decorator = Callable[[F], F]
 class _Shape(click.ParamType):
     """`input=1x3x224x224`; nothing after the `=` is a scalar."""
 
-    name = "NAME=1x3x224x224"
+    name = "shape"
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
@@ -30,7 +30,7 @@ class _Shape(click.ParamType):
 class _Ratio(click.ParamType):
     """`regex=0.75`: what matches keeps that share of its units."""
 
-    name = "REGEX=SHARE"
+    name = "ratio"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, float]:
         pattern, _, share = str(value).rpartition("=")
@@ -59,7 +59,11 @@ model = click.argument("model")
 output = click.option("-o", "out", required=True, metavar="OUT", help="Where the result goes; never MODEL itself.")
 quiet = click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 shape = click.option(
-    "--shape", type=_Shape(), multiple=True, help="Size of an input that the model leaves open (repeatable)."
+    "--shape",
+    type=_Shape(),
+    multiple=True,
+    metavar="NAME=1x3x64x64",
+    help="Size of an input that the model leaves open (repeatable).",
 )
 json = click.option("--json", metavar="FILE", help="Write the record as JSON; - is standard output.")
 report = click.option("--report", metavar="FILE", help="Write the record as an HTML page.")
@@ -67,13 +71,31 @@ plan = click.option("--plan", metavar="FILE", help="Write the plan, for `onnxpru
 data = click.option("--data", metavar="PATH", help="Inputs to check on: .npz, .npy, a folder of them, test_data_set_*.")
 
 runtime = several(
-    click.option("--provider", default="cpu", show_default=True, help="Execution provider; see `list providers`."),
-    click.option("--threads", type=click.IntRange(1), metavar="N", help="Threads in a node; default: ONNX Runtime's."),
+    click.option(
+        "--provider",
+        default="cpu",
+        show_default=True,
+        metavar="NAME",
+        help="Where the models run; see `list providers`.",
+    ),
+    click.option("--threads", type=click.IntRange(1), metavar="N", help="Threads in a node; else ONNX Runtime chooses."),
 )
 
 selection = several(
-    click.option("--target", default="macs=0.5", show_default=True, help="macs=X, params=X, channels=X or lossless."),
-    click.option("--criterion", default="l2", show_default=True, help="How units are scored; see `list criteria`."),
+    click.option(
+        "--target",
+        default="macs=0.5",
+        show_default=True,
+        metavar="WHAT",
+        help="What may remain: macs=X, params=X or channels=X with 0 < X <= 1; or lossless.",
+    ),
+    click.option(
+        "--criterion",
+        default="l2",
+        show_default=True,
+        metavar="NAME",
+        help="How units are scored; see `list criteria`.",
+    ),
     click.option(
         "--scope",
         type=click.Choice(["global", "local"]),
@@ -84,7 +106,12 @@ selection = several(
     click.option("--align", default="auto", show_default=True, metavar="auto|N", help="Widths stay multiples of this."),
     click.option("--keep", multiple=True, metavar="REGEX", help="Leave matching tensors and nodes whole (repeatable)."),
     click.option(
-        "--ratio", "ratios", type=_Ratio(), multiple=True, help="Matching tensors and nodes keep this share."
+        "--ratio",
+        "ratios",
+        type=_Ratio(),
+        multiple=True,
+        metavar="REGEX=SHARE",
+        help="Matching tensors and nodes keep this share (repeatable).",
     ),
     click.option(
         "--combine",
@@ -100,7 +127,7 @@ selection = several(
         show_default=True,
         help="How groups are made comparable.",
     ),
-    click.option("--seed", type=int, default=0, show_default=True, help="For --criterion random."),
+    click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="For --criterion random."),
     click.option("--allow-inexact", is_flag=True, help="Also cut what normalisations take their statistics over."),
     click.option(
         "--recover",
@@ -121,14 +148,15 @@ checks = several(
         type=click.FloatRange(0),
         default=5.0,
         show_default=True,
+        metavar="S",
         help="Longest comparison of latencies; 0 leaves it out.",
     ),
-    click.option("--min-speedup", type=click.FloatRange(0), metavar="X", help="Fail (exit 3) if not X times faster."),
+    click.option("--min-speedup", type=click.FloatRange(0), metavar="X", help="Exit 3, nothing written, if less than X times faster."),
     click.option(
         "--max-drop",
         type=click.FloatRange(0),
         metavar="Y",
-        help="Fail (exit 3) if more top-1 answers change (else 1 - cosine).",
+        help="Exit 3 likewise if more than this share of top-1 answers changes (without classes: 1 - cosine).",
     ),
     click.option("--no-validate", is_flag=True, help="Do not run the models: no proof, no figures, no gates."),
 )

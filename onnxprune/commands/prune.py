@@ -30,7 +30,11 @@ if TYPE_CHECKING:
 @options.report
 @options.quiet
 def prune(model: str, out: str, **given: Any) -> None:
-    """Make a model smaller, prove that it computes the pruned function, and measure what it is worth."""
+    """Make a model smaller, with proof and figures.
+
+    The result is checked to compute the function of the original with the removed weights set to zero, and its speed
+    and fidelity are measured. It is written only if all is well.
+    """
     files = {name: given[name] for name in ("plan", "json", "report")}
     check_paths({"MODEL": model, "--data": given["data"]}, {"-o": out, **_dashed(files)})
     chosen, checked = selection(given), conditions(given)
@@ -57,7 +61,10 @@ def prune(model: str, out: str, **given: Any) -> None:
 @options.report
 @options.quiet
 def apply(model: str, plan: str, out: str, **given: Any) -> None:
-    """Cut what PLAN says: from the model that it was made for, or from a re-export with other weights."""
+    """Replay the PLAN of an earlier run.
+
+    MODEL is the model that the plan was made for, or a re-export of it with other weights.
+    """
     files = {name: given[name] for name in ("json", "report")}
     check_paths({"MODEL": model, "PLAN": plan, "--data": given["data"]}, {"-o": out, **_dashed(files)})
     checked = conditions(given)
