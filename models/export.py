@@ -60,9 +60,7 @@ def export_module(
         raise ValueError(f"exporter {exporter!r} is not one of {', '.join(EXPORTERS)}")
     with torch.no_grad():
         outputs = model.eval()(*inputs)
-    input_names = input_names or (
-        ["input"] if len(inputs) == 1 else [f"input{i}" for i in range(len(inputs))]
-    )
+    input_names = input_names or (["input"] if len(inputs) == 1 else [f"input{i}" for i in range(len(inputs))])
     count = 1 if isinstance(outputs, Tensor) else len(outputs)
     output_names = output_names or (["output"] if count == 1 else [f"output{i}" for i in range(count)])
     options: dict[str, Any]

@@ -30,7 +30,26 @@ from torch.nn import functional
 HERE = Path(__file__).resolve().parent / "default"
 MEAN, STD = 0.286, 0.353
 TEST_IMAGES, CALIBRATION_IMAGES = 1000, 200
-EPOCHS, LASSO = 6, 2e-3
+EPOCHS, LASSO = 6, 3e-3
+LICENCE = """Fashion-MNIST, https://github.com/zalandoresearch/fashion-mnist
+The MIT License (MIT)
+
+Copyright (c) 2017 Zalando SE, https://tech.zalando.com
+
+Permission is hereby granted, free of charge, to any person obtaining a copy of this software and associated
+documentation files (the "Software"), to deal in the Software without restriction, including without limitation
+the rights to use, copy, modify, merge, publish, distribute, sublicense, and/or sell copies of the Software, and
+to permit persons to whom the Software is furnished to do so, subject to the following conditions:
+
+The above copyright notice and this permission notice shall be included in all copies or substantial portions of
+the Software.
+
+THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT NOT LIMITED TO
+THE WARRANTIES OF MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE
+AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF
+CONTRACT, TORT OR OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS
+IN THE SOFTWARE.
+"""
 
 
 def read_idx(path: Path) -> np.ndarray:
@@ -82,9 +101,7 @@ class Net(nn.Module):
         x = functional.max_pool2d(x, 2)
         x = x + self.project(functional.relu6(self.depthwise(functional.relu6(self.expand(x)))))
         x = torch.cat([functional.relu(self.branch1(x)), functional.relu(self.branch3(x))], 1)
-        x = x * torch.sigmoid(
-            self.excite(functional.relu(self.squeeze(functional.adaptive_avg_pool2d(x, 1))))
-        )
+        x = x * torch.sigmoid(self.excite(functional.relu(self.squeeze(functional.adaptive_avg_pool2d(x, 1)))))
         x = functional.relu(self.head(x))
         return self.classifier(functional.adaptive_avg_pool2d(x, 1).flatten(1))
 
@@ -187,9 +204,11 @@ def main() -> None:
 
     args.output.mkdir(parents=True, exist_ok=True)
     write(net, args.output)
-    sample = slice(TEST_IMAGES)
-    np.savez_compressed(args.output / "sample.npz", image=test_images[sample], label=test_labels[sample])
-    np.savez_compressed(args.output / "calibration.npz", image=images[:CALIBRATION_IMAGES])
+    first = slice(TEST_IMAGES)
+    sample = {"image": test_images[first], "label": test_labels[first], "licence": np.array(LICENCE)}
+    np.savez_compressed(args.output / "sample.npz", allow_pickle=False, **sample)
+    calibration = {"image": images[:CALIBRATION_IMAGES], "licence": np.array(LICENCE)}
+    np.savez_compressed(args.output / "calibration.npz", allow_pickle=False, **calibration)
     for name in ("default.onnx", "sample.npz", "calibration.npz"):
         print(f"{name}: {(args.output / name).stat().st_size / 1e3:.0f} kB")
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from onnxprune.graph import Graph, load, save
     from onnxprune.pipeline import Pipeline, Result, apply, inspect, prune
     from onnxprune.plan import Plan, make_plan, read_plan
+    from onnxprune.rules.base import Options
+    from onnxprune.surgeon import from_graphsurgeon, to_graphsurgeon
     from onnxprune.surgery import cut, mask
     from onnxprune.timing import bench
     from onnxprune.validate import Checks
@@ -32,6 +34,8 @@ _HOMES = {
     "graph": ("Graph", "load", "save"),
     "pipeline": ("Pipeline", "Result", "apply", "inspect", "prune"),
     "plan": ("Plan", "make_plan", "read_plan"),
+    "rules.base": ("Options",),
+    "surgeon": ("from_graphsurgeon", "to_graphsurgeon"),
     "surgery": ("cut", "mask"),
     "validate": ("Checks",),
 }
@@ -43,6 +47,7 @@ __all__ = [
     "Graph",
     "Limits",
     "OnnxPruneError",
+    "Options",
     "Pipeline",
     "Plan",
     "Result",
@@ -53,6 +58,7 @@ __all__ = [
     "bench",
     "couple",
     "cut",
+    "from_graphsurgeon",
     "inspect",
     "load",
     "make_plan",
@@ -62,6 +68,7 @@ __all__ = [
     "read_plan",
     "save",
     "score",
+    "to_graphsurgeon",
 ]
 
 

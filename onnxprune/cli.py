@@ -10,6 +10,7 @@ import signal
 import sys
 import traceback
 import warnings
+from io import TextIOWrapper
 from typing import IO, Any
 
 import click
@@ -79,6 +80,9 @@ def main() -> int:
     """Run the command line; return the exit code."""
     if not os.environ.get(DEBUG):
         warnings.simplefilter("ignore")  # other libraries' notes to their programmers
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names in letters that a terminal does not have
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that temporary files go
     try:
         cli(prog_name="onnxprune")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.coupling import Coupling
-from onnxprune.rules.base import Dim
+from onnxprune.rules.base import Dim, Unknown
 
 Counts = NDArray[np.intp]
 
@@ -61,8 +62,13 @@ def params(coupling: Coupling) -> Cost:
 
 
 def macs(coupling: Coupling) -> Cost:
-    """Multiply-accumulates of convolutions and matrix products with weights; open sizes count as 1."""
+    """Multiply-accumulates of convolutions and matrix products; open sizes count as 1."""
     terms = [_term(coupling, spec.macs, spec.cost) for _, spec in coupling.linears]
+    weighted = {node.index for node, _ in coupling.linears}
+    for view in coupling.views:  # attention: rows, contracted axis and columns of two computed tensors
+        if view.node.op == "MatMul" and not view.node.domain and view.node.index not in weighted:
+            with suppress(Unknown):
+                terms.append(_term(coupling, 1.0, (*view.xs(0), *view.xs(1)[-1:])))
     return _cost(coupling, terms, None)
 
 

@@ -23,12 +23,14 @@ from onnxprune.rules.base import (
     Linear,
     Lock,
     NodeView,
+    Options,
     Sized,
     Tie,
     Unknown,
 )
 from onnxprune.shapeflow import resolve
 from onnxprune.solver import Cause, Solution, Solver
+from onnxprune.zeros import ZeroFlow
 
 
 @dataclass(frozen=True)
@@ -69,8 +71,7 @@ class Coupling:
     """What can be cut of a model. Units are numbered 0..n-1; `group_of[u]` is the group of unit u."""
 
     graph: Graph
-    align: int
-    inexact: bool
+    options: Options
     views: list[NodeView]
     linears: list[tuple[Node, Linear]]
     source: dict[str, str]  # private name of a shared vector's use -> the constant
@@ -152,23 +153,37 @@ class Coupling:
         return units is not None and bool((sizes[self.group_of[units[units >= 0]]] > 1).any())
 
 
-def couple(graph: Graph, align: int = 1, inexact: bool = False) -> Coupling:
+def couple(graph: Graph, options: Options | None = None) -> Coupling:
     """Solve which indices are coupled.
 
     Args:
         graph: the model.
-        align: widths that the allocation will keep to; decides only between ways to cut a grouped operator.
-        inexact: open the norms that take their statistics over the axis.
+        options: what the user allows and prefers.
     """
     graph, flow = resolve(graph)
     source: dict[str, str] = {}
-    views = [NodeView(graph, flow, node, _names(graph, node, source), align, inexact) for node in graph.nodes]
-    values = {**{v: graph.shapes.get(v) for v in _values(graph)}, **{u: graph.shapes[c] for u, c in source.items()}}
+    options = options or Options()
+    names = [_names(graph, node, source) for node in graph.nodes]
+    zero = ZeroFlow(
+        Dim(name, axis)
+        for name in (*graph.constants, *source)
+        for axis in range(len(graph.constants[source.get(name, name)].dims))
+    )
+    views = [NodeView(graph, flow, node, names[node.index], options, zero) for node in graph.nodes]
+    values = {
+        **{v: graph.shapes.get(v) for v in _values(graph)},
+        **{u: graph.shapes[c] for u, c in source.items()},
+    }
     solver = Solver({Dim(v, a): s for v, shape in values.items() for a, s in enumerate(shape or ())})
     sized: list[tuple[Node, Sized]] = []
     for view in views:
-        sized += [(view.node, c) for c in _declare(solver, view) if isinstance(c, Sized)]
-    for name, text in [*((n, "a graph input") for n in graph.inputs), *((n, "a graph output") for n in graph.outputs)]:
+        declared = _declare(solver, view)
+        zero.visit(view, declared)
+        sized += [(view.node, c) for c in declared if isinstance(c, Sized)]
+    for name, text in [
+        *((n, "a graph input") for n in graph.inputs),
+        *((n, "a graph output") for n in graph.outputs),
+    ]:
         _lock_value(solver, graph, name, solver.cause(None, text))
     for node in graph.nodes:
         for name in node.captures:
@@ -187,7 +202,7 @@ def couple(graph: Graph, align: int = 1, inexact: bool = False) -> Coupling:
     ]
     solution = solver.solve(parameters)
     linears = [(v.node, spec) for v in views if (spec := _linear(v)) is not None]
-    coupling = Coupling(graph, align, inexact, views, linears, source, sized, solution, ())
+    coupling = Coupling(graph, options, views, linears, source, sized, solution, ())
     coupling.groups = tuple(_groups(coupling))
     return coupling
 
@@ -229,7 +244,10 @@ def _declare(solver: Solver, view: NodeView) -> list[Constraint]:
     for constraint in declared:
         mentioned.update(_dims(constraint))
     cause = 0
-    for name, value in (*zip(view.names, node.inputs, strict=True), *zip(node.outputs, node.outputs, strict=True)):
+    for name, value in (
+        *zip(view.names, node.inputs, strict=True),
+        *zip(node.outputs, node.outputs, strict=True),
+    ):
         for axis in range(len(view.graph.shapes.get(value) or ())):
             if Dim(name, axis) not in mentioned:
                 cause = cause or solver.cause(node.index, reason)
@@ -313,7 +331,9 @@ def _groups(coupling: Coupling) -> Iterator[Group]:
 
 def _ledger(coupling: Coupling) -> Iterator[Locked]:
     graph, solution = coupling.graph, coupling.solution
-    windows = {Dim(v.names[1], a) for v in coupling.views if v.node.op.startswith("Conv") for a in range(2, 9)}
+    windows = {
+        Dim(v.names[1], a) for v in coupling.views if v.node.op.startswith("Conv") for a in range(2, 9)
+    }
     for constant in graph.parameters:
         for use in coupling.uses[constant]:
             for axis, size in enumerate(graph.constants[constant].dims):

@@ -56,7 +56,7 @@ def read_header(model: str | os.PathLike[str] | bytes | onnx.ModelProto) -> onnx
     try:
         if isinstance(model, bytes):
             return onnx.load_from_string(model)
-        return onnx.load(name, load_external_data=False)
+        return onnx.load(name, format="protobuf", load_external_data=False)
     except OSError as error:
         raise ModelError(f"{name}: cannot be read ({error.strerror or error}); check the path") from error
     except (DecodeError, ValueError, RuntimeError) as error:

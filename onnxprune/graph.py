@@ -188,6 +188,21 @@ PACKED = frozenset(
 )
 
 
+def check_output(graph: Graph, path: str | os.PathLike[str]) -> None:
+    """Refuse an output that would replace the model's own files.
+
+    Raises:
+        OutputError: `path`, or the data file that may come with it, is one of them.
+    """
+    if graph.path is None:
+        return
+    target = Path(path).resolve()
+    written = {target, target.with_name(target.name + ".data")}
+    read = {graph.path.resolve(), *(p.resolve() for p in _data_files(graph))}
+    if both := written & read:
+        raise OutputError(f"{path}: would replace {min(both).name!r} of the model that is pruned; choose another name")
+
+
 @contextmanager
 def draft(proto: ModelProto, path: str | os.PathLike[str], external: bool = False) -> Iterator[Path]:
     """Write a model under a temporary name, hand it out to be checked, and move it into place if nothing is raised.
@@ -205,9 +220,12 @@ def draft(proto: ModelProto, path: str | os.PathLike[str], external: bool = Fals
     try:
         if target.is_dir():
             raise OutputError(f"{target}: is a folder; give the name of a file")
+        if target.exists() and not target.is_file():
+            raise OutputError(f"{target}: is a device, and a model would replace it; give the name of a file")
         folder = Path(tempfile.mkdtemp(prefix=".onnxprune-", dir=target.parent))
     except OSError as error:
-        raise OutputError(f"{target}: cannot be written ({_line(error)}); choose another output path") from error
+        reason = error.strerror or _line(error)
+        raise OutputError(f"{target}: cannot be written ({reason}); choose another output path") from error
     try:
         try:
             _write(proto, folder / target.name, data if external or proto.ByteSize() > PROTOBUF_LIMIT else None)
@@ -233,7 +251,7 @@ def _write(proto: ModelProto, path: Path, data: str | None) -> None:
         return
     copy = ModelProto()
     copy.CopyFrom(proto)  # onnx moves the weights out of the model that it saves
-    onnx.save_model(copy, path, save_as_external_data=True, location=data, size_threshold=1024)
+    onnx.save_model(copy, path, format="protobuf", save_as_external_data=True, location=data, size_threshold=1024)
 
 
 def is_external(graph: Graph) -> bool:
@@ -245,13 +263,17 @@ def file_bytes(graph: Graph) -> int:
     """Size in bytes of the model with its external data."""
     if graph.path is None:
         return graph.proto.ByteSize()
-    data = {graph.path.parent / ExternalDataInfo(t).location for t in _tensors(graph.proto) if uses_external_data(t)}
-    return graph.path.stat().st_size + sum(p.stat().st_size for p in data)
+    return graph.path.stat().st_size + sum(p.stat().st_size for p in _data_files(graph))
+
+
+def _data_files(graph: Graph) -> set[Path]:
+    folder = graph.path.parent if graph.path else Path()
+    return {folder / ExternalDataInfo(t).location for t in _tensors(graph.proto) if uses_external_data(t)}
 
 
 def _read(path: Path) -> ModelProto:
     try:
-        return onnx.load_model(path, load_external_data=False)
+        return onnx.load_model(path, format="protobuf", load_external_data=False)
     except FileNotFoundError as error:
         raise ModelError(f"{path}: no such file; check the path") from error
     except OSError as error:

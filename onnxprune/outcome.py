@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune import cost
-from onnxprune.coupling import Coupling, couple
+from onnxprune.coupling import Coupling, Group, couple
 from onnxprune.graph import Graph
 from onnxprune.lossless import folded_weights
 from onnxprune.plan import Plan, removed_units
@@ -25,7 +23,7 @@ def replay(graph: Graph, plan: Plan, context: Context) -> Outcome:
         PlanError: it is not a plan for this model.
     """
     with context.stage("analysis"):
-        coupling = couple(graph, plan.align, plan.inexact)
+        coupling = couple(graph, plan.options)
         removed = removed_units(coupling, plan)
     return carry_out(coupling, removed, plan, context)
 
@@ -49,11 +47,13 @@ def describe(coupling: Coupling, removed: NDArray[np.bool_]) -> dict[str, Any]:
     macs = cost.macs(coupling)
     share = macs.per_group()
     return {
-        "align": coupling.align,
+        "align": coupling.options.align,
+        "open_inputs": _open_inputs(coupling.graph),
         "macs": {"before": macs.before, "after": macs(gone)},
         "groups": [
             {
                 "name": group.name,
+                "node": _node(coupling, group),
                 "units": {"before": group.units.size, "after": int(group.units.size - gone[number])},
                 "macs": float(share[number]),
                 "tensors": list(dict.fromkeys(m.constant for m in group.members)),
@@ -88,12 +88,14 @@ def cuttable(coupling: Coupling) -> dict[str, float]:
     }
 
 
-def lock_summary(locked: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str, int]]:
-    """(op, reason, example node, parameters), largest first."""
-    params: Counter[tuple[str, str]] = Counter()
-    example: dict[tuple[str, str], str] = {}
-    for entry in locked:
-        key = (entry["op"], entry["reason"])
-        params[key] += entry["params"]
-        example.setdefault(key, entry["node"])
-    return [(op, reason, example[op, reason], count) for (op, reason), count in params.most_common()]
+def _node(coupling: Coupling, group: Group) -> str | None:
+    """The node that makes a group's units."""
+    makers = [m.constant for m in group.members if m.role == "out"] or [m.constant for m in group.members]
+    readers = coupling.graph.consumers.get(makers[0], ()) if makers else ()
+    return next((node.label for node, _ in readers), None)
+
+
+def _open_inputs(graph: Graph) -> dict[str, list[int | str | None]]:
+    """Inputs that leave sizes open besides the batch: costs then count those as 1."""
+    shapes = {name: list(graph.shapes.get(name) or ()) for name in graph.inputs}
+    return {name: shape for name, shape in shapes.items() if any(not isinstance(n, int) for n in shape[1:])}

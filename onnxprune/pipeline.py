@@ -19,6 +19,7 @@ from onnxprune.feeds import input_specs
 from onnxprune.graph import Graph
 from onnxprune.outcome import describe, replay
 from onnxprune.plan import Plan, read_plan
+from onnxprune.rules.base import Options
 from onnxprune.steps import Context, Outcome, Pass
 from onnxprune.validate import Checks, validate
 
@@ -73,6 +74,8 @@ class Pipeline:
         context = Context(provider, threads, None, dict(shapes or {}), on_stage)
         with context.stage("load"):
             original = graphs.load(model, shapes)
+            if out is not None:
+                graphs.check_output(original, out)
         if data is not None:
             feeds = data if isinstance(data, Feeds) else read(data, input_specs(original.proto))
             context = Context(provider, threads, feeds, context.shapes, on_stage, context.seconds)
@@ -111,6 +114,7 @@ def prune(
     normalise: str = "mean",
     seed: int = 0,
     allow_inexact: bool = False,
+    head_dims: bool = False,
     provider: str = "cpu",
     threads: int | None = None,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
@@ -126,7 +130,7 @@ def prune(
         data: unlabelled inputs; without them the checks use random ones.
         validate: prove the result with ONNX Runtime.
         out: where to write the result.
-        scope, align, keep, ratios, combine, normalise, seed, allow_inexact: see `PruneChannels`.
+        scope, align, keep, ratios, combine, normalise, seed, allow_inexact, head_dims: see `PruneChannels`.
         provider, threads, shapes, checks, on_stage: see `Pipeline.run`.
 
     Raises:
@@ -145,6 +149,7 @@ def prune(
         normalise=normalise,
         seed=seed,
         allow_inexact=allow_inexact,
+        head_dims=head_dims,
     )
     return Pipeline([step]).run(
         model,
@@ -189,6 +194,7 @@ def apply(
         OnnxPruneError: anything else, in one line; nothing is written.
     """
     made = plan if isinstance(plan, Plan) else read_plan(Path(plan))
+    options.setdefault("exact", not made.inexact)
     checks = (options.pop("checks", None) or Checks()) if validate else None
     return Pipeline([_Replay(made)]).run(model, out=out, checks=checks, **options)
 
@@ -204,7 +210,7 @@ def inspect(
         ModelError, ShapeError: as `load`.
     """
     original = graphs.load(model, shapes)
-    coupling = couple(original, align)
+    coupling = couple(original, Options(align=align))
     params = sum(original.size(n) for n in original.parameters)
     nothing = np.zeros(coupling.units, dtype=bool)
     return {"version": 1, "model": original.name, "params": params, **describe(coupling, nothing)}

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnxprune.coupling import Coupling
 from onnxprune.errors import PlanError
 from onnxprune.graph import Graph
-from onnxprune.rules.base import Dim, Index
+from onnxprune.rules.base import Dim, Index, Options
 
 VERSION = 1
 
@@ -29,16 +29,14 @@ class Plan:
     Attributes:
         kept: constant (or split copy) -> axis -> indices kept, ascending. What is not named stays whole.
         splits: copy -> the shared constant that it is a copy of.
-        align: the widths that the analysis kept to; a replay decides between alternatives as the plan's maker did.
-        inexact: whether norms were opened, likewise.
+        options: those of the analysis: a replay decides between alternatives as the plan's maker did.
         folds: what a lossless plan does to the weights that stay before it cuts (see `lossless`).
         graph: the model that the plan was made for.
     """
 
     kept: Mapping[str, Mapping[int, Index]]
     splits: Mapping[str, str] = field(default_factory=dict)
-    align: int = 1
-    inexact: bool = False
+    options: Options = Options()
     folds: Mapping[str, Any] = field(default_factory=dict)
     graph: Graph | None = None
     given_sha256: str | None = None
@@ -53,8 +51,7 @@ class Plan:
         return {
             "version": VERSION,
             "model_sha256": self.model_sha256,
-            "align": self.align,
-            **({"inexact": True} if self.inexact else {}),
+            "options": asdict(self.options),
             "kept": {n: {str(a): i.tolist() for a, i in axes.items()} for n, axes in self.kept.items()},
             "splits": dict(self.splits),
             **({"folds": self.folds} if self.folds else {}),
@@ -84,9 +81,8 @@ def read_plan(path: str | Path) -> Plan:
             for name, axes in data["kept"].items()
         }
         splits = {str(k): str(v) for k, v in data.get("splits", {}).items()}
-        align = int(data.get("align", 1))
-        inexact, folds = bool(data.get("inexact", False)), dict(data.get("folds", {}))
-        return Plan(kept, splits, align, inexact, folds, None, str(data["model_sha256"]))
+        options = Options(**data.get("options", {}))
+        return Plan(kept, splits, options, dict(data.get("folds", {})), None, str(data["model_sha256"]))
     except OSError as error:
         raise PlanError(f"{path}: cannot be read ({error.strerror}); check the path") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -125,7 +121,7 @@ def make_plan(coupling: Coupling, removed: NDArray[np.bool_], folds: Mapping[str
                 splits[named[key]] = constant
             if cut:
                 kept[named[key]] = cut
-    return Plan(kept, splits, coupling.align, coupling.inexact, folds or {}, graph)
+    return Plan(kept, splits, coupling.options, folds or {}, graph)
 
 
 def variant_of(coupling: Coupling, plan: Plan, use: str, removed: NDArray[np.bool_]) -> str:

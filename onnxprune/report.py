@@ -31,7 +31,7 @@ def to_json(record: Record) -> str:
 
     middle = [key for key in record if key not in FIRST and key not in LAST]
     keys = [key for key in (*FIRST, *middle, *LAST) if key in record]
-    return json.dumps(plain({key: record[key] for key in keys}), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(plain({key: record[key] for key in keys}), indent=2, allow_nan=False) + "\n"
 
 
 def to_html(record: Record) -> str:
@@ -54,7 +54,7 @@ def table(record: Record) -> list[RenderableType]:
     facts: list[tuple[str, RenderableType | None]] = [
         ("proof", _verdict(words.proof(record))),
         ("fidelity", _lines(words.fidelity(record), words.inputs(record))),
-        ("latency", _lines(*words.conditions(record["latency_ms"])) if "latency_ms" in record else None),
+        ("measured", _lines(*words.conditions(record["latency_ms"])) if "latency_ms" in record else None),
         ("recovery", _lines(words.recovery(record))),
         ("cut", Text(words.cut(record))),
     ]
@@ -71,16 +71,16 @@ def table(record: Record) -> list[RenderableType]:
 def inspection(record: Record, everything: bool = False) -> list[RenderableType]:
     """What `inspect` shows."""
     cuttable = record["cuttable"]
-    title = Text(record["model"], style="bold")
-    title.append(f"  {words.count(record['params'])} parameters, {words.count(record['macs']['before'])} MACs", style="")
+    title = Text().append(record["model"], "bold")
+    title.append(f"  {words.count(record['params'])} parameters, {words.count(record['macs']['before'])} MACs")
     shares = f"{words.percent(cuttable['params'])} of the parameters, {words.percent(cuttable['macs'])} of the MACs"
-    groups, locks = words.largest(record), words.locks(record)
+    groups, locks = [g for g in words.largest(record) if g["units"]["before"] > 1], words.locks(record)
     units = sum(g["units"]["before"] for g in groups)
     shown = len(groups) if everything else SOME
     parts: list[RenderableType] = [
         title,
         "",
-        _facts([("prunable", Text(shares)), ("groups", Text(f"{len(groups)}, of {words.plural(units, 'unit')}"))]),
+        _facts([("can be cut", Text(shares)), ("groups", Text(f"{len(groups)}, of {words.plural(units, 'unit')}"))]),
         _indented(_groups(groups[:shown], cut=False, total=record["macs"]["before"], full=everything)),
         *_more(len(groups) - shown),
         "",
@@ -91,7 +91,7 @@ def inspection(record: Record, everything: bool = False) -> list[RenderableType]
             _facts([("locked", Text(_locked(record)))]),
             _indented(_locks(locks[:shown], len(locks) - shown, everything)),
         ]
-    return parts
+    return [*parts, *_warnings(record)]
 
 
 def comparison(bench: Record) -> list[RenderableType]:
@@ -121,14 +121,14 @@ def names(entries: Iterable[tuple[str, str]]) -> Table:
 
 
 def _title(record: Record) -> Text:
-    title = Text(record["model"], style="bold")
+    title = Text().append(record["model"], "bold")
     if record.get("out"):
-        title.append(" -> ", style="dim").append(record["out"])
+        title.append(" -> ", "dim").append(record["out"], "bold")
     options: Mapping[str, Any] = record.get("options", {})
     said = [str(options[key]) for key in ("target", "criterion") if key in options]
     said += [f"{options['scope']} scope"] if "scope" in options else []
     said += [f"multiples of {record['align']}"] if record.get("align", 1) > 1 else []
-    return title.append("\n" + ", ".join(said), style="dim") if said else title
+    return title.append("\n" + ", ".join(said), "dim") if said else title
 
 
 def _comparison(record: Record) -> Table:
@@ -148,7 +148,7 @@ def _locked(record: Record) -> str:
 def _groups(groups: Iterable[Mapping[str, Any]], cut: bool, total: float = 0.0, full: bool = False) -> Table:
     grid = _grid("", *(("",) if cut else ("units", "MACs", "")))
     for group in groups:
-        name, units = group["name"], group["units"]
+        name, units = words.title(group), group["units"]
         more = len(group["tensors"]) - 1
         cells = [f"{units['before']} -> {units['after']}"] if cut else [str(units["before"])]
         if not cut:

@@ -174,6 +174,7 @@ class _Spread:
         self._at: dict[int, list[Edge]] = {}
         self._queue: list[int] = []
         self._version: dict[int, int] = {}
+        self._cut: set[int] = set()  # classes that a committed alternative cuts
 
     def lock(self, root: int, cause: int, index: Index | None = None) -> None:
         state = self._state.get(root)
@@ -249,7 +250,7 @@ class _Spread:
                     self._commit(node, choice, live[0] if live else None)
             if len(waiting) == len(pending):
                 node, choice = waiting.pop(0)
-                self._commit(node, choice, prefer(self._live(choice, seen)))
+                self._commit(node, choice, self._prefer(self._live(choice, seen)))
             pending = waiting
 
     def _live(self, choice: Choice, seen: dict[int, tuple[tuple[int, ...], list[Alternative]]]) -> list[Alternative]:
@@ -291,12 +292,19 @@ class _Spread:
                 b[ib[both] if ib is not None else both] = True
         return any(not mask(d).all() for d in alternative.cuts)
 
+    def _prefer(self, live: list[Alternative]) -> Alternative:
+        """What another choice has cut already (the heads of Q, for V), else what leaves most room."""
+        root = self._solver.root
+        joined = [a for a in live if any(root(d) in self._cut for d in a.cuts)]
+        return joined[0] if joined else prefer(live)
+
     def _commit(self, node: int, choice: Choice, alternative: Alternative | None) -> None:
         if alternative is None:
             cause = self._solver.cause(node, "no way to cut this axis survives its other constraints")
             for dim in choice.dims:
                 self.lock(self._solver.root(dim), cause)
         else:
+            self._cut.update(self._solver.root(d) for d in alternative.cuts)
             for c in alternative.constraints:
                 if isinstance(c, Lock):
                     cause = self._solver.cause(node, c.reason, c.option)

@@ -32,7 +32,7 @@ from onnxprune.graph import load
 from onnxprune.parity import Parity, compare
 from onnxprune.parity import tolerance as tolerance_of
 from onnxprune.plan import Plan, make_plan, read_plan, removed_units
-from onnxprune.rules.base import Dim
+from onnxprune.rules.base import Dim, Options
 from onnxprune.shapes import shell_of
 from onnxprune.surgery import cut
 
@@ -223,6 +223,7 @@ def oracle(
     removed: float | NDArray[np.bool_] | None = None,
     seed: int = 0,
     align: int = 1,
+    options: Options | None = None,
     evaluate: Evaluate | None = None,
     feeds: Sequence[Feed] | None = None,
     tolerance: float | None = None,
@@ -233,7 +234,8 @@ def oracle(
         model: the model or its path.
         removed: the share of each group that goes, or the units themselves; None draws a share for each group.
         seed: for the units and the feeds. At least one unit of each group stays.
-        align: see `couple`.
+        align: widths that the analysis should keep to.
+        options: all options of the analysis; then `align` is not read.
         evaluate: runs a model on feeds; ONNX Runtime without optimisations by default.
         feeds: two random ones by default, of different sizes where the model leaves sizes open.
         tolerance: relative to the largest output; by default what the model's number formats allow.
@@ -241,7 +243,7 @@ def oracle(
     Raises:
         OracleError: the first claim that does not hold.
     """
-    coupling = couple(load(model), align)
+    coupling = couple(load(model), Options(align=align))
     original = model if isinstance(model, ModelProto) else onnx.load(model)
     if removed is None or isinstance(removed, float | int):
         removed = draw(coupling, removed, np.random.default_rng(seed))
@@ -401,7 +403,7 @@ def _check_replay(
         path = Path(folder) / "plan.json"
         path.write_text(json.dumps(plan.to_dict()), encoding="utf-8")
         again = read_plan(path)
-    fresh = couple(load(model), again.align)
+    fresh = couple(load(model), again.options)
     units = removed_units(fresh, again)
     if not np.array_equal(units, removed):
         raise OracleError(f"the plan removes {np.flatnonzero(removed)}; read again, {np.flatnonzero(units)}")

@@ -10,11 +10,11 @@ from typing import Any
 import onnx
 from onnx import ModelProto
 
-from onnxprune.errors import GateError, ModelError, ParityError
+from onnxprune.errors import DataError, GateError, ModelError, ParityError
 from onnxprune.feeds import Feed, choose_shapes, input_specs, random_feeds
 from onnxprune.graph import Graph
 from onnxprune.parity import fidelity, parity
-from onnxprune.runtime import session
+from onnxprune.runtime import run, session
 from onnxprune.shapes import without_weights
 from onnxprune.steps import Context
 from onnxprune.timing import bench
@@ -70,11 +70,17 @@ def validate(
         _check_structure(graph, pruned, warnings)
         original: ModelProto | Path = graph.path if graph.path else graph.proto
         try:
-            session(original, context.provider, context.threads, arena=False)
-        except ModelError as error:
-            warnings.append(f"not run: {error}")
+            feeds, inputs = _feeds(graph, context)
+            ready = session(original, context.provider, context.threads, arena=False)
+            if context.data is None:
+                run(ready, feeds[0])
+            del ready
+        except (ModelError, DataError) as error:
+            gates = checks.min_speedup is not None or checks.max_drop is not None
+            if gates or (context.data is not None and isinstance(error, DataError)):
+                raise
+            warnings.append(f"not run, so nothing is proved or measured: {error}")
             return {"warnings": warnings}
-        feeds, inputs = _feeds(graph, context)
         found: dict[str, Any] = {"inputs": inputs, "warnings": warnings}
         if masked is not None:
             compared = parity(masked(), pruned, feeds[:PARITY_FEEDS], context.provider, context.threads)
@@ -94,7 +100,7 @@ def validate(
         drop = 1 - (kept.cosine if agreement is None else agreement)
         if not drop <= checks.max_drop:
             what = "1 - cosine" if agreement is None else "top-1 answers that change"
-            raise GateError(f"{graph.name}: {what} is {drop:.4f}, more than --max-drop {checks.max_drop:g}")
+            raise GateError(f"{graph.name}: {what} is {drop:.4f}, more than --max-drop {checks.max_drop:g}; nothing was written")
     if checks.seconds > 0 or checks.min_speedup is not None:
         with context.stage("latency"):
             found["latency_ms"] = _latency(graph, original, pruned, feeds, checks, context)
@@ -104,7 +110,7 @@ def validate(
 def _check_structure(graph: Graph, pruned: ModelProto | Path, warnings: list[str]) -> None:
     """onnx.checker and strict shape inference must accept what they accepted before."""
     shell = without_weights(
-        onnx.load_model(pruned, load_external_data=False) if isinstance(pruned, Path) else pruned
+        onnx.load_model(pruned, format="protobuf", load_external_data=False) if isinstance(pruned, Path) else pruned
     )
     steps: Sequence[tuple[str, Callable[[ModelProto | str], Any], tuple[Any, Any]]] = (
         ("onnx.checker", onnx.checker.check_model, (_checkable(graph), _checkable_new(pruned))),

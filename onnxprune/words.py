@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 Record = Mapping[str, Any]
+
+# Names that exporters give to tensors that they made themselves.
+ANONYMOUS = re.compile(r"(onnx::|const_fold_opt|val_\d)|\d+($|#)")
 
 
 class Verdict(NamedTuple):
@@ -116,8 +120,8 @@ def speed(speedup: Mapping[str, float | None]) -> Verdict:
 
 def conditions(bench: Record) -> list[str]:
     """Under what a latency was measured, and what makes it doubtful."""
-    threads = plural(bench["threads"], "thread") if bench["threads"] else "threads as ONNX Runtime chooses"
-    cpus = f" of {bench['cpus']} processors" if bench["cpus"] else ""
+    threads = plural(bench["threads"], "thread") if bench["threads"] else "default threads"
+    cpus = f", {bench['cpus']} processors" if bench["cpus"] else ""
     lines = [f"{bench['provider']}, {threads}{cpus}, ONNX Runtime {bench['onnxruntime']}, {bench['turns']} turns"]
     if bench["busy"]:
         lines.append("other processes kept the processors busy: measure again, or with --threads 1")
@@ -129,15 +133,13 @@ def conditions(bench: Record) -> list[str]:
     return lines
 
 
-def proof(record: Record) -> Verdict | None:
+def proof(record: Record) -> Verdict:
     """Whether the result is the pruned function, as ONNX Runtime computes it."""
     parity = record.get("parity")
     if parity is None:
-        return None
+        return Verdict("none but fidelity" if "fidelity" in record else "none: the models were not run", False)
     apart = "beyond measure" if parity["relative"] is None else f"{parity['relative']:.1e}"
     where = f"of the largest output, on {plural(parity['feeds'], 'input')}"
-    if parity["vacuous"]:
-        where += f" (says nothing about {', '.join(parity['vacuous'])}: zero throughout)"
     if parity["exact"]:
         return Verdict(f"exact: the masked original to {apart} {where}", True)
     return Verdict(f"inexact, as allowed: {apart} {where} from the masked original", False)
@@ -178,7 +180,12 @@ def recovery(record: Record) -> str | None:
 def warnings(record: Record) -> list[str]:
     """Everything that the reader has to know."""
     assumed = record.get("inputs", {}).get("assumed", [])
-    return [*record.get("warnings", []), *assumed]
+    free = ", ".join(f"{name} {shape}".replace("'", "") for name, shape in record.get("open_inputs", {}).items())
+    return [
+        *record.get("warnings", []),
+        *assumed,
+        *([f"MACs count open sizes as 1: {free}; give --shape"] if free else []),
+    ]
 
 
 def cut(record: Record) -> str:
@@ -203,6 +210,11 @@ def most_cut(record: Record) -> list[Mapping[str, Any]]:
 def largest(record: Record) -> list[Mapping[str, Any]]:
     """All groups, those first in whose layers most MACs are spent."""
     return sorted(record["groups"], key=lambda group: float(group["macs"]), reverse=True)
+
+
+def title(group: Mapping[str, Any]) -> str:
+    """What a person calls a group: the tensor that makes its units, or the node where that has no name of its own."""
+    return str(group["node"] if ANONYMOUS.match(group["name"]) and group.get("node") else group["name"])
 
 
 def locks(record: Record) -> list[LockSum]:

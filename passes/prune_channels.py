@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from onnxprune.lossless import lossless
+
 from onnxprune.allocation import Limits, allocate, parse_target
 from onnxprune.coupling import couple
 from onnxprune.criteria.base import score
 from onnxprune.graph import Graph
 from onnxprune.latency import resolve_align
-from onnxprune.lossless import lossless
 from onnxprune.outcome import carry_out
 from onnxprune.passes import register
 from onnxprune.plan import make_plan
+from onnxprune.rules.base import Options
 from onnxprune.steps import Context, Outcome
 
 
@@ -33,6 +35,7 @@ class PruneChannels:
         normalise: how groups are made comparable: mean, max or none.
         seed: for the random criterion.
         allow_inexact: cut through LayerNormalization and its kin too, whose statistics then change.
+        head_dims: prune inside attention heads instead of whole heads.
     """
 
     target: str = "macs=0.5"
@@ -45,13 +48,14 @@ class PruneChannels:
     normalise: str = "mean"
     seed: int = 0
     allow_inexact: bool = False
+    head_dims: bool = False
 
     def __call__(self, graph: Graph, context: Context) -> Outcome:
         """Choose and cut."""
         target = parse_target(self.target)
         align = 1 if target.kind == "lossless" else resolve_align(self.align, context.provider)
         with context.stage("analysis"):
-            coupling = couple(graph, align, self.allow_inexact)
+            coupling = couple(graph, Options(align, self.allow_inexact, self.head_dims))
         if target.kind == "lossless":
             with context.stage("search"):
                 removed, folds = lossless(coupling)

@@ -27,6 +27,7 @@ ROOMS = (
     "graph",
     "shapeflow",
     "rules",
+    "zeros",
     "solver",
     "coupling",
     "surgeon",
@@ -44,8 +45,10 @@ ROOMS = (
     "testing",
     "validate",
     "pipeline",
+    "words",
     "report",
     "__init__",
+    "commands",
     "cli",
     "__main__",
 )

@@ -26,9 +26,7 @@ class ConvNeXtBlock(nn.Module):
         super().__init__()
         self.depthwise = nn.Conv2d(channels, channels, 7, 1, 3, groups=channels)
         self.norm = nn.LayerNorm(channels)
-        self.mlp = nn.Sequential(
-            nn.Linear(channels, 4 * channels), nn.GELU(), nn.Linear(4 * channels, channels)
-        )
+        self.mlp = nn.Sequential(nn.Linear(channels, 4 * channels), nn.GELU(), nn.Linear(4 * channels, channels))
         self.scale = nn.Parameter(torch.empty(channels).uniform_(0.2, 0.6))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -47,9 +45,7 @@ def convnext(width: float) -> nn.Module:
             layers += [ChannelsFirst(cin), nn.Conv2d(cin, c(cout), 2, 2)]
             cin = c(cout)
         layers += [ConvNeXtBlock(cin) for _ in range(depth)]
-    return nn.Sequential(
-        *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.LayerNorm(cin), nn.Linear(cin, 10)
-    )
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.LayerNorm(cin), nn.Linear(cin, 10))
 
 
 class CBAM(nn.Module):
@@ -66,9 +62,7 @@ class CBAM(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x * torch.sigmoid(self.mlp(x.mean((2, 3), keepdim=True)) + self.mlp(x.amax((2, 3), keepdim=True)))
-        return x * torch.sigmoid(
-            self.spatial(torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1))
-        )
+        return x * torch.sigmoid(self.spatial(torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1)))
 
 
 class CoordinateAttention(nn.Module):

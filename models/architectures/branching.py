@@ -79,9 +79,7 @@ def inception(width: float) -> nn.Module:
     split = Concat(conv(c(48), c(48), (1, 3)), conv(c(48), c(48), (3, 1)))
     cin = 2 * c(48) + c(32)
     wide = Concat(conv(cin, c(64), 1), nn.Sequential(conv(cin, c(48), 1), split))
-    return nn.Sequential(
-        conv(3, c(32)), conv(c(32), c(64), 3, 2), small, down, long, wide, head(c(64) + 2 * c(48))
-    )
+    return nn.Sequential(conv(3, c(32)), conv(c(32), c(64), 3, 2), small, down, long, wide, head(c(64) + 2 * c(48)))
 
 
 @architecture((3, 32, 32))
@@ -127,6 +125,4 @@ def squeezenet(width: float) -> nn.Module:
         cin = 2 * c(out)
         if pooled:
             layers.append(nn.MaxPool2d(3, 2, 1))
-    return nn.Sequential(
-        *layers, nn.Dropout(), nn.Conv2d(cin, 10, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
-    )
+    return nn.Sequential(*layers, nn.Dropout(), nn.Conv2d(cin, 10, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())

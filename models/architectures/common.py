@@ -95,9 +95,7 @@ def head(channels: int, classes: int = 10) -> nn.Sequential:
 class Residual(nn.Module):
     """act(body(x) + shortcut(x)); the shortcut is the identity unless given."""
 
-    def __init__(
-        self, body: nn.Module, shortcut: nn.Module | None = None, act: nn.Module | None = None
-    ) -> None:
+    def __init__(self, body: nn.Module, shortcut: nn.Module | None = None, act: nn.Module | None = None) -> None:
         super().__init__()
         self.body, self.shortcut, self.act = body, shortcut or nn.Identity(), act or nn.Identity()
 
@@ -108,9 +106,7 @@ class Residual(nn.Module):
 class SqueezeExcite(nn.Module):
     """A gate for each channel, from the average of all channels."""
 
-    def __init__(
-        self, channels: int, squeezed: int, act: Module = nn.ReLU, gate: Module = nn.Sigmoid
-    ) -> None:
+    def __init__(self, channels: int, squeezed: int, act: Module = nn.ReLU, gate: Module = nn.Sigmoid) -> None:
         super().__init__()
         self.gate = nn.Sequential(
             nn.AdaptiveAvgPool2d(1),

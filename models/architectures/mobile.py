@@ -88,14 +88,8 @@ class ShuffleV2(nn.Module):
         super().__init__()
         half, seen = cout // 2, cin if stride > 1 else cout // 2
         self.stride = stride
-        self.main = nn.Sequential(
-            conv(seen, half, 1), conv(half, half, 3, stride, half, act=None), conv(half, half, 1)
-        )
-        self.side = (
-            nn.Sequential(conv(cin, cin, 3, stride, cin, act=None), conv(cin, half, 1))
-            if stride > 1
-            else None
-        )
+        self.main = nn.Sequential(conv(seen, half, 1), conv(half, half, 3, stride, half, act=None), conv(half, half, 1))
+        self.side = nn.Sequential(conv(cin, cin, 3, stride, cin, act=None), conv(cin, half, 1)) if stride > 1 else None
 
     def forward(self, x: Tensor) -> Tensor:
         if self.side is None:

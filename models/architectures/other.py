@@ -86,9 +86,7 @@ def two_inputs(width: float) -> nn.Module:
 def mlp(width: float) -> nn.Module:
     """Linear layers with BatchNorm, LayerNorm and a residual sum."""
     c = scaler(width)
-    inner = nn.Sequential(
-        nn.LayerNorm(c(160)), nn.Linear(c(160), c(320)), nn.GELU(), nn.Linear(c(320), c(160))
-    )
+    inner = nn.Sequential(nn.LayerNorm(c(160)), nn.Linear(c(160), c(320)), nn.GELU(), nn.Linear(c(320), c(160)))
     return nn.Sequential(
         nn.Linear(64, c(256)),
         nn.BatchNorm1d(c(256)),

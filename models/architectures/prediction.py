@@ -45,9 +45,7 @@ class BilinearUp(nn.Sequential):
     """Bilinear upsampling and a 1x1 convolution."""
 
     def __init__(self, cin: int, cout: int) -> None:
-        super().__init__(
-            nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False), nn.Conv2d(cin, cout, 1)
-        )
+        super().__init__(nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False), nn.Conv2d(cin, cout, 1))
 
 
 @architecture((3, 32, 32))
@@ -163,9 +161,7 @@ class Fuse(nn.Module):
         steps: list[nn.Module] = []
         for k in range(source, to):
             last = k == to - 1
-            steps.append(
-                conv(widths[source], widths[to if last else source], 3, 2, act=None if last else nn.ReLU)
-            )
+            steps.append(conv(widths[source], widths[to if last else source], 3, 2, act=None if last else nn.ReLU))
         return nn.Sequential(*steps)
 
     def forward(self, streams: list[Tensor]) -> list[Tensor]:
@@ -186,9 +182,7 @@ class HRNet(nn.Module):
         self.stem = nn.Sequential(conv(3, widths[0], 3, 2), conv(widths[0], widths[0]))
         self.down = nn.ModuleList(conv(a, b, 3, 2) for a, b in itertools.pairwise(widths))
         self.blocks = nn.ModuleList(
-            nn.ModuleList(
-                Residual(nn.Sequential(conv(w, w), conv(w, w, act=None)), act=nn.ReLU()) for w in widths
-            )
+            nn.ModuleList(Residual(nn.Sequential(conv(w, w), conv(w, w, act=None)), act=nn.ReLU()) for w in widths)
             for _ in range(2)
         )
         self.fuse = nn.ModuleList(Fuse(widths) for _ in range(2))
@@ -201,9 +195,7 @@ class HRNet(nn.Module):
         for blocks, fuse in zip(self.blocks, self.fuse, strict=True):
             streams = fuse([block(x) for block, x in zip(blocks.children(), streams, strict=True)])
         size = streams[0].shape[2:]
-        raised = [
-            functional.interpolate(x, size=size, mode="bilinear", align_corners=False) for x in streams[1:]
-        ]
+        raised = [functional.interpolate(x, size=size, mode="bilinear", align_corners=False) for x in streams[1:]]
         return self.out(torch.cat([streams[0], *raised], 1))
 
 

@@ -27,9 +27,7 @@ def bottleneck(
 
 def basic(cin: int, cout: int, stride: int, norm: Module = nn.BatchNorm2d, act: Module = nn.ReLU) -> Residual:
     """Two 3x3 convolutions, and a projection where the shape changes."""
-    body = nn.Sequential(
-        conv(cin, cout, 3, stride, act=act, norm=norm), conv(cout, cout, act=None, norm=norm)
-    )
+    body = nn.Sequential(conv(cin, cout, 3, stride, act=act, norm=norm), conv(cout, cout, act=None, norm=norm))
     project = conv(cin, cout, 1, stride, act=None, norm=norm) if cin != cout or stride > 1 else None
     return Residual(body, project, act())
 
@@ -144,9 +142,7 @@ class NormFree(nn.Module):
     def __init__(self, cin: int, cout: int, stride: int, beta: float, alpha: float = 0.2) -> None:
         super().__init__()
         self.beta, self.alpha = beta, alpha
-        self.body = nn.Sequential(
-            StandardisedConv(cin, cout, 3, stride), nn.GELU(), StandardisedConv(cout, cout, 3)
-        )
+        self.body = nn.Sequential(StandardisedConv(cin, cout, 3, stride), nn.GELU(), StandardisedConv(cout, cout, 3))
         self.project = StandardisedConv(cin, cout, 1, stride) if cin != cout or stride > 1 else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:

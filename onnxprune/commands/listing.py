@@ -7,17 +7,15 @@ from collections.abc import Iterator
 import click
 
 from onnxprune.commands import options
-from onnxprune.commands.output import show
+from onnxprune.commands.output import show_names
 
 
 @click.command("list", epilog=options.examples("onnxprune list criteria", "onnxprune list rules | grep -i conv"))
 @click.argument("what", type=click.Choice(["rules", "criteria", "passes", "providers"]))
 def listing(what: str) -> None:
     """List rules, criteria, passes or execution providers."""
-    from onnxprune.report import names
-
     entries = {"rules": _rules, "criteria": _criteria, "passes": _passes, "providers": _providers}
-    show([names(list(entries[what]()))])
+    show_names(entries[what]())
 
 
 def _rules() -> Iterator[tuple[str, str]]:

@@ -5,19 +5,17 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
-
-import click
 
 from onnxprune.errors import OutputError
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-PATIENCE = 1.0  # seconds before the progress display shows up
+PATIENCE = 1.0  # seconds before the progress display shows up; it moves little, since latencies are measured
 Put = Callable[[str, str], None]
 
 
@@ -25,7 +23,7 @@ def check_paths(inputs: Mapping[str, str | None], outputs: Mapping[str, str | No
     """Refuse to write over an input, or twice to one place.
 
     Raises:
-        UsageError: with the two options that meet.
+        OutputError: with the two options that meet.
     """
     seen = {_place(path): name for name, path in inputs.items() if path is not None}
     for name, path in outputs.items():
@@ -33,7 +31,7 @@ def check_paths(inputs: Mapping[str, str | None], outputs: Mapping[str, str | No
             continue
         other = seen.setdefault(_place(path), name)
         if other != name:
-            raise click.UsageError(f"{other} and {name} are both {path}; choose another file for {name}")
+            raise OutputError(f"{path}: is both {other} and {name}; choose another file for {name}")
 
 
 def _place(path: str) -> str:
@@ -101,8 +99,24 @@ def show(parts: list[RenderableType], *elsewhere: str | None, quiet: bool = Fals
     if quiet or "-" in elsewhere:
         return
     console = _console()
-    for part in parts:
-        console.print(part, crop=False, soft_wrap=isinstance(part, str))
+    with console.capture() as text:
+        for part in parts:
+            console.print(part)
+    sys.stdout.writelines(f"{line.rstrip()}\n" for line in text.get().splitlines())
+    sys.stdout.flush()
+
+
+def show_names(entries: Iterable[tuple[str, str]]) -> None:
+    """Print names with a line on each: in columns on a terminal, else a line an entry, for grep."""
+    if sys.stdout.isatty():
+        from onnxprune.report import names
+
+        show([names(entries)])
+        return
+    known = list(entries)
+    width = max((len(name) for name, _ in known), default=0)
+    sys.stdout.writelines(f"{name:{width}}  {text}\n" for name, text in known)
+    sys.stdout.flush()
 
 
 def _console(stderr: bool = False) -> Console:
@@ -143,5 +157,5 @@ class Progress:
             self._status.update(f"{stage} ...")
 
     def _start(self) -> None:
-        self._status = _console(stderr=True).status(f"{self._stage} ...")
+        self._status = _console(stderr=True).status(f"{self._stage} ...", refresh_per_second=4)
         self._status.start()

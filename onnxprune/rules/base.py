@@ -130,10 +130,51 @@ LINEAR: Registry[LinearOf] = Registry("linear", "onnxprune.rules")
 
 rule, fixup, linear = RULES.register, FIXUPS.register, LINEAR.register
 
+
+@dataclass(frozen=True)
+class Zero:
+    """When a removed index, which is zero in the inputs, is zero in the output too.
+
+    Attributes:
+        need: "all" (a sum of zeros) or "any" (a product with a zero) of the operands.
+        slots: the operands that count; None: all that the node has.
+        when: a condition on the node, such as a Clip that leaves zero alone.
+    """
+
+    need: str
+    slots: tuple[int, ...] | None = None
+    when: Callable[[NodeView], bool] | None = None
+
+
+ZERO: Registry[Zero] = Registry("zero", "onnxprune.rules")
+
+
+def keeps_zero(
+    need: str, *ops: str, slots: tuple[int, ...] | None = None, when: Callable[[NodeView], bool] | None = None
+) -> None:
+    """Declare for ops what `Zero` says; without it their outputs are not taken to be zero where an input is."""
+    ZERO.register(*ops)(Zero(need, slots, when))
+
+
 # Ops through which a weight stays a weight: a zeroed slice of the source is a zero slice of the result.
 ZERO_PRESERVING = frozenset(
-    "Identity Transpose Reshape Cast DequantizeLinear Squeeze Unsqueeze Flatten Slice Split Concat Gather".split()
+    ["Identity", "Transpose", "Reshape", "Cast", "DequantizeLinear", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Split", "Concat", "Gather"]
 )
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user allows or prefers.
+
+    Attributes:
+        align: widths that the allocation will keep to; decides only between ways to cut a grouped operator.
+        inexact: open the norms that take their statistics over the axis.
+        head_dims: prune inside attention heads instead of whole heads.
+    """
+
+    align: int = 1
+    inexact: bool = False
+    head_dims: bool = False
 
 
 class Unknown(Exception):
@@ -144,11 +185,18 @@ class NodeView:
     """One node as a rule sees it. Shapes and axes of inputs (`x`) and outputs (`y`) by slot."""
 
     def __init__(
-        self, graph: Graph, flow: ShapeFlow, node: Node, names: Sequence[str], align: int = 1, inexact: bool = False
+        self,
+        graph: Graph,
+        flow: ShapeFlow,
+        node: Node,
+        names: Sequence[str],
+        options: Options,
+        zero: Callable[[Dim], bool],
     ) -> None:
         """`names`: the value at each input slot (a private name where a shared vector is read)."""
         self.graph, self.flow, self.node, self.names = graph, flow, node, names
-        self.align, self.inexact = align, inexact
+        self.options = options
+        self._zero = zero
 
     @cached_property
     def attrs(self) -> dict[str, Any]:
@@ -210,6 +258,10 @@ class NodeView:
         if numbers is None or any(n.value is None for n in numbers):
             return None
         return [int(n.value) for n in numbers if n.value is not None]
+
+    def zero(self, dim: Dim) -> bool:
+        """Whether a removed index of an input's axis holds nothing but zeros in the masked original."""
+        return self._zero(dim)
 
     def is_weight(self, slot: int) -> bool:
         """Whether an input is a constant, or made from constants by steps that keep a zero slice zero."""

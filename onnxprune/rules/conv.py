@@ -24,13 +24,16 @@ from onnxprune.rules.base import (
     SetAttr,
     Tie,
     fixup,
+    keeps_zero,
     linear,
     rule,
     size_of,
 )
 
 WINDOW = "the axis is convolved"
-COMPUTED = "the weights are computed from data, so a cut could not be proved exact"
+COMPUTED = "the weights are computed from data: nothing proves that a removed index adds zero"
+
+keeps_zero("all", "Conv", "ConvTranspose", slots=(1, 2))
 
 
 @rule("Conv", "ConvTranspose")
@@ -49,20 +52,17 @@ def conv(n: NodeView) -> Iterator[Constraint]:
     groups = n.attrs.get("group", 1)
     if groups > 1:
         yield from _grouped(n, groups, outer, inner, full, part)
-    elif n.is_weight(1):
-        yield Tie(inner, part)
-    elif transposed:
-        yield Tie(inner, part)
-        yield Lock(x, COMPUTED)
     else:
-        yield Lock(inner, COMPUTED)
-        yield Lock(part, COMPUTED)
+        yield Tie(inner, part)
+        if not (n.zero(x) or n.zero(full if transposed else part)):
+            yield Lock(x, COMPUTED)
 
 
 def _grouped(n: NodeView, groups: int, outer: Dim, inner: Dim, full: Dim, part: Dim) -> Iterator[Constraint]:
     wide = size_of(n.shape(1)[0], "the weights") // groups  # indices of `full` in a group
     narrow = size_of(n.shape(1)[1], "the weights")  # indices of `part`, = indices of `inner` in a group
     total, across = np.arange(groups * wide), np.arange(groups * narrow)
+    contracted = part if n.node.op == "Conv" else full
     if wide == narrow == 1:
         yield Tie(outer, inner)
         yield Lock(part, "a group has one channel")
@@ -75,7 +75,7 @@ def _grouped(n: NodeView, groups: int, outer: Dim, inner: Dim, full: Dim, part: 
             Lock(part, "whole groups are cut"),
         ),
         cuts=(full,),
-        levels=groups // (n.align // gcd(n.align, wide, narrow)),
+        levels=groups // (n.options.align // gcd(n.options.align, wide, narrow)),
     )
     inside: list[Tie | Lock] = [
         Tie(full, full, total, total % wide),
@@ -83,15 +83,15 @@ def _grouped(n: NodeView, groups: int, outer: Dim, inner: Dim, full: Dim, part: 
     ]
     if narrow == 1:
         inside.append(Lock(inner, "a group has one channel"))
-    elif not n.is_weight(1):
-        inside.append(Lock(part if n.node.op == "Conv" else full, COMPUTED))
+    elif not (n.zero(n.x(0, 1)) or n.zero(contracted)):
+        inside.append(Lock(contracted, COMPUTED))
     if wide == 1:
         inside.append(Lock(full, "a group has one channel"))
     same_offsets = Alternative(
         "the same offsets in every group",
         tuple(inside),
         cuts=(full, part),
-        levels=max(wide, narrow) // n.align,
+        levels=max(wide, narrow) // n.options.align,
     )
     # Offsets cannot reach the side that has one channel a group: whole groups then cut more.
     ways = (whole_groups, same_offsets) if 1 in (wide, narrow) else (same_offsets, whole_groups)

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from onnxprune.rules.base import Constraint, Lock, NodeView, Tie, rule, size_of
+from onnxprune.rules.base import Constraint, Lock, NodeView, Tie, keeps_zero, rule, size_of
+
+keeps_zero("all", "DepthToSpace", "SpaceToDepth", slots=(0,))
 
 
 @rule("DepthToSpace", "SpaceToDepth")

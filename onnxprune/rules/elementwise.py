@@ -4,19 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from onnxprune.rules.base import Constraint, NodeView, Tie, rule
+from onnxprune.rules.base import Constraint, NodeView, Tie, keeps_zero, rule
 from onnxprune.rules.broadcast import tie_broadcast
 
-UNARY = (
-    "Abs Acos Acosh Asin Asinh Atan Atanh BitwiseNot Cast Ceil Celu Cos Cosh Elu Erf Exp Floor Gelu HardSigmoid "
-    "HardSwish Identity IsInf IsNaN LeakyRelu Log Mish Neg Not Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Sinh "
-    "Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu"
-).split()
+UNARY = ["Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Cast", "Ceil", "Celu", "Cos", "Cosh", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "Identity", "IsInf", "IsNaN", "LeakyRelu", "Log", "Mish", "Neg", "Not", "Reciprocal", "Relu", "Round", "Selu", "Shrink", "Sigmoid", "Sign", "Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "Swish", "Tan", "Tanh", "ThresholdedRelu"]
 
-BROADCAST = (
-    "Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Clip Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean "
-    "Min Mod Mul Or PRelu Pow Sub Sum Where Xor"
-).split()
+BROADCAST = ["Add", "And", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Clip", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Mean", "Min", "Mod", "Mul", "Or", "PRelu", "Pow", "Sub", "Sum", "Where", "Xor"]
+
+keeps_zero(
+    "all",
+    *["Abs", "Asin", "Asinh", "Atan", "Cast", "Ceil", "Celu", "Elu", "Erf", "Floor", "Gelu", "HardSwish", "Identity", "LeakyRelu", "Mish", "Neg", "Relu"],
+    *["Round", "Selu", "Shrink", "Sign", "Sin", "Sinh", "Softsign", "Sqrt", "Swish", "Tan", "Tanh", "ThresholdedRelu", "Dropout"],
+    *["Add", "Max", "Mean", "Min", "Sub", "Sum"],
+    slots=None,
+)
+keeps_zero("all", "CastLike", "Div", "PRelu", slots=(0,))
+keeps_zero("all", "Where", slots=(1, 2))
+keeps_zero("any", "Mul", "And")
+
+
+def _spans_zero(n: NodeView) -> bool:
+    """Whether a Clip leaves zero alone."""
+    low = n.attrs.get("min", n.const(1) if n.has(1) else -1)
+    high = n.attrs.get("max", n.const(2) if n.has(2) else 1)
+    return low is not None and high is not None and float(low) <= 0 <= float(high)
+
+
+keeps_zero("all", "Clip", slots=(0,), when=_spans_zero)
+keeps_zero(
+    "all", "Pow", slots=(0,), when=lambda n: (power := n.const(1)) is not None and bool((power > 0).all())
+)
 
 
 @rule(*UNARY)

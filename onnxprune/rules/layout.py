@@ -17,9 +17,12 @@ from onnxprune.rules.base import (
     Tie,
     Unknown,
     fixup,
+    keeps_zero,
     rule,
     size_of,
 )
+
+keeps_zero("all", "Transpose", "Expand", "Tile", slots=(0,))
 
 
 @rule("Transpose")
@@ -81,5 +84,3 @@ def no_constraint(n: NodeView) -> Iterator[Constraint]:
     else:
         for dim in n.ys():
             yield Tie(dim, dim)
-
-

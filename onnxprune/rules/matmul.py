@@ -5,10 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import prod
 
-from onnxprune.rules.base import NOWHERE, Constraint, Dim, Linear, Lock, NodeView, Tie, linear, rule
+from onnxprune.rules.base import (
+    NOWHERE,
+    Constraint,
+    Dim,
+    Linear,
+    Lock,
+    NodeView,
+    Tie,
+    Unknown,
+    keeps_zero,
+    linear,
+    rule,
+)
 from onnxprune.rules.broadcast import tie_broadcast
 
 COMPUTED = "a product of two computed tensors: nothing proves that a removed index adds zero"
+INSIDE = "contracted between two computed tensors, as inside attention heads: whole heads are cut"
+
+keeps_zero("any", "MatMul")
+keeps_zero("all", "Gemm", slots=(1, 2))
 
 
 @rule("MatMul")
@@ -29,6 +45,8 @@ def matmul_linear(n: NodeView) -> Linear:
     """MACs: everything that the weight side does not span x K x N."""
     a, b, y = n.xs(0), n.xs(1), n.ys()
     k_a, k_b = a[-1], b[-2] if len(b) > 1 else b[0]
+    if not (n.is_weight(0) or n.is_weight(1)):
+        raise Unknown("neither side is a weight")
     if n.is_weight(1):
         spread = n.shape(0)[:-1]
         out, y_out = (b[-1], y[-1]) if len(b) > 1 else (NOWHERE, NOWHERE)
@@ -56,6 +74,8 @@ def gemm(n: NodeView) -> Iterator[Constraint]:
 def gemm_linear(n: NodeView) -> Linear:
     """MACs: M x K x N."""
     (m, k), (kb, nb) = _sides(n)
+    if not n.is_weight(1):
+        raise Unknown("the second operand is no weight")
     rows = n.shape(0)[m.axis]
     bias = n.names[2] if n.has(2) else None
     scale = float(rows) if isinstance(rows, int) else 1.0
@@ -72,8 +92,9 @@ def _sides(n: NodeView) -> tuple[tuple[Dim, Dim], tuple[Dim, Dim]]:
 
 
 def _contract(n: NodeView, a: Dim, b: Dim) -> Iterator[Constraint]:
-    if n.is_weight(0) or n.is_weight(1):
-        yield Tie(a, b)
-    else:
+    """Tie the contracted axis. Between two computed tensors it is the inside of attention heads: opened by an option."""
+    yield Tie(a, b)
+    if not (n.zero(a) or n.zero(b)):
         yield Lock(a, COMPUTED)
-        yield Lock(b, COMPUTED)
+    elif not (n.is_weight(0) or n.is_weight(1) or n.options.head_dims):
+        yield Lock(a, INSIDE, option="--head-dims")

@@ -38,11 +38,11 @@ def layer_norm(n: NodeView) -> Iterator[Constraint]:
     rank = len(n.shape(0))
     first = n.attrs.get("axis", -1) % rank
     reason = f"{n.node.op} takes its statistics over the axis"
-    yield from mix(n, [] if n.inexact else range(first, rank), reason, option="--allow-inexact")
-    if n.inexact:
-        for slot in range(1, len(n.node.inputs)):
-            if n.has(slot):
-                yield from tie_broadcast(n, n.xs(slot), n.shape(slot), n.ys(), n.out_shape())
+    yield from mix(n, [] if n.options.inexact else range(first, rank), reason, option="--allow-inexact")
+    for slot in range(1, len(n.node.inputs)):
+        if n.has(slot):
+            yield from tie_broadcast(n, n.xs(slot), n.shape(slot), n.ys(), n.out_shape())
+    if n.options.inexact:
         for slot in list(n.outputs())[1:]:
             for axis in range(first):
                 yield Tie(n.x(0, axis), n.y(axis, slot))

@@ -6,7 +6,21 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from onnxprune.rules.base import Constraint, Edit, Kept, Lock, NodeView, SetAttr, Tie, fixup, rule, size_of
+from onnxprune.rules.base import (
+    Constraint,
+    Edit,
+    Kept,
+    Lock,
+    NodeView,
+    SetAttr,
+    Tie,
+    fixup,
+    keeps_zero,
+    rule,
+    size_of,
+)
+
+keeps_zero("all", "BatchNormalization", "InstanceNormalization", slots=(1, 2))
 
 NORMALISED = "the axis is normalised over"
 
@@ -17,7 +31,7 @@ def batch_norm(n: NodeView) -> Iterator[Constraint]:
     for x, y in zip(n.xs(0), n.ys(), strict=True):
         yield Tie(x, y)
     for slot in range(1, 5):
-        yield Tie(n.x(slot, 0), n.x(0, 1))
+        yield Tie(n.x(slot, 0), n.y(1))
 
 
 @rule("InstanceNormalization")
@@ -26,7 +40,7 @@ def instance_norm(n: NodeView) -> Iterator[Constraint]:
     yield Tie(n.x(0, 0), n.y(0))
     yield Tie(n.x(0, 1), n.y(1))
     for slot in (1, 2):
-        yield Tie(n.x(slot, 0), n.x(0, 1))
+        yield Tie(n.x(slot, 0), n.y(1))
     for dim in (*n.xs(0)[2:], *n.ys()[2:]):
         yield Lock(dim, NORMALISED)
 

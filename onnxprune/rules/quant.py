@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from onnxprune.rules.base import Constraint, NodeView, Tie, Unknown, rule
+from onnxprune.rules.base import Constraint, NodeView, Tie, Unknown, keeps_zero, rule
+
+keeps_zero("all", "DequantizeLinear", slots=(0,))
 
 
 @rule("QuantizeLinear", "DequantizeLinear")

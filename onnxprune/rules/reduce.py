@@ -4,9 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from onnxprune.rules.base import Constraint, Lock, NodeView, Tie, Unknown, rule
+from onnxprune.rules.base import Constraint, Lock, NodeView, Tie, Unknown, keeps_zero, rule
 
-REDUCE = "L1 L2 LogSum LogSumExp Max Mean Min Prod Sum SumSquare".split()
+REDUCE = ["L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare"]
+
+keeps_zero(
+    "all",
+    "AveragePool",
+    "LpPool",
+    "MaxPool",
+    "GlobalAveragePool",
+    "GlobalLpPool",
+    "GlobalMaxPool",
+    slots=(0,),
+)
+keeps_zero(
+    "all", *(f"Reduce{kind}" for kind in REDUCE if not kind.startswith("Log") and kind != "Prod"), slots=(0,)
+)
+keeps_zero("any", "ReduceProd")
 
 
 @rule(*(f"Reduce{kind}" for kind in REDUCE), "ArgMax", "ArgMin")
@@ -27,7 +42,9 @@ def reduce(n: NodeView) -> Iterator[Constraint]:
     out = iter(n.ys())
     for axis, x in enumerate(n.xs(0)):
         if axis in reduced:
-            yield Lock(x, f"{n.node.op} mixes the axis")
+            # A sum does not miss the zeros that a removed index would add.
+            sums = n.node.op in ("ReduceL1", "ReduceL2", "ReduceSum", "ReduceSumSquare") and n.zero(x)
+            yield Tie(x, x) if sums else Lock(x, f"{n.node.op} mixes the axis")
             if n.attrs.get("keepdims", 1):
                 next(out)
         else:
@@ -42,4 +59,5 @@ def pool(n: NodeView) -> Iterator[Constraint]:
     for dim in (*n.xs(0)[2:], *n.ys()[2:]):
         yield Lock(dim, "the axis is pooled")
     if len(list(n.outputs())) > 1:
-        yield Lock(n.x(0, 1), "MaxPool's indices count across the channels")
+        for dim in (n.x(0, 1), *n.ys(1)):
+            yield Lock(dim, "MaxPool's indices count across the channels")

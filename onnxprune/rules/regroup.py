@@ -129,9 +129,12 @@ def _cut(n: NodeView, dims: Sequence[tuple[Dim, int, int]], stride: int, size: i
             inside.append((dim, np.arange(length) // (stride // start) % size))
         else:
             constraints.append(Lock(dim, REGROUPED))
+    inside.sort(key=lambda pair: pair[1].size)  # the axis that is the factor itself, where there is one
     (first, digits), rest = inside[0], inside[1:]
     representative = np.unique(digits, return_index=True)[1]
     if digits.size > size:
         constraints.append(Tie(first, first, np.arange(digits.size), representative[digits]))
     constraints += [Tie(dim, first, np.arange(d.size), representative[d]) for dim, d in rest]
-    return Alternative(f"factor {size}", tuple(constraints), cuts=(first,), levels=max(1, size // n.align))
+    return Alternative(
+        f"factor {size}", tuple(constraints), cuts=(first,), levels=max(1, size // n.options.align)
+    )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from onnxprune.rules.base import Constraint, Lock, NodeView, Sized, Tie, rule
+from onnxprune.rules.base import Constraint, Lock, NodeView, Sized, Tie, keeps_zero, rule
+
+keeps_zero("all", "Resize", "Upsample", slots=(0,))
 
 
 @rule("Resize", "Upsample")

@@ -19,10 +19,14 @@ from onnxprune.rules.base import (
     Tie,
     Unknown,
     fixup,
+    keeps_zero,
     rule,
     size_of,
 )
 from onnxprune.shapeflow import Number
+
+keeps_zero("all", "Split", "Slice", "Gather", slots=(0,))
+keeps_zero("all", "Concat")
 
 
 @rule("Concat")
@@ -211,7 +215,7 @@ def pad_sizes(n: NodeView, kept: Kept) -> Iterator[Edit]:
     changed = {}
     for axis, (before, after) in pads.items():
         size = n.shape(0)[axis]
-        if not before and not after or before is None or after is None or not isinstance(size, int):
+        if (not before and not after) or before is None or after is None or not isinstance(size, int):
             continue
         rest: Index = kept(n.y(axis))
         if rest.size != before + size + after:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from onnxprune.cost import macs
+from onnxprune.rules.base import Options
 from onnxprune.testing import Builder, close, prove, sandwich
 
 COMPUTED = "a product of two computed tensors: nothing proves that a removed index adds zero"
@@ -90,24 +91,39 @@ def test_matmul_of_a_matrix_with_a_vector() -> None:
     assert result.choices("w1") == result.choices("w2", 1) == [8]
 
 
-def test_a_product_of_computed_tensors_locks_what_it_contracts() -> None:
-    """Q K^T: the head dimension stays; the values' width passes."""
-    b = Builder()
+def attention(b: Builder, act: str | None = None) -> str:
+    """One head: softmax(Q K^T) V with 8 dimensions, and an activation on Q and K."""
     x = b.input("x", 5, 3)
     q, k, v = (b.gemm(x, 8, name=name) for name in "qkv")
+    if act:
+        q, k = b.op(act, q), b.op(act, k)
     scores = b.op("Softmax", b.op("MatMul", q, b.op("Transpose", k)))
-    result = prove(b.model(b.gemm(b.op("MatMul", scores, v), 4, name="out")))
-    assert result.reason("q") == result.reason("k") == COMPUTED
+    return b.gemm(b.op("MatMul", scores, v), 4, name="out")
+
+
+def test_the_inside_of_a_head_stays_unless_asked_for() -> None:
+    b = Builder()
+    model = b.model(attention(b))
+    result = prove(model)
+    assert result.reason("q") == result.reason("k") == "whole heads are cut"
     assert result.choices("v") == result.choices("out", 1) == [8]
+    opened = prove(model, options=Options(head_dims=True))
+    assert opened.choices("q") == opened.choices("k") == [8]
 
 
-def test_a_product_of_computed_tensors_as_gemm() -> None:
+def test_a_product_of_tensors_that_are_not_zero_where_cut_locks() -> None:
+    b = Builder()
+    result = prove(b.model(attention(b, "Sigmoid")), options=Options(head_dims=True))
+    assert result.reason("q") == result.reason("k") == COMPUTED
+    assert result.choices("v") == [8]
+
+
+def test_one_side_of_a_product_that_is_zero_where_cut_is_enough() -> None:
     b = Builder()
     x = b.input("x", 5, 3)
-    q, k = (b.gemm(x, 8, name=name) for name in "qk")
-    result = prove(b.model(b.op("Gemm", q, k, transB=1)))
-    assert not result.can_cut("q") and not result.can_cut("k")
-    assert result.reason("q") == COMPUTED
+    q, k = b.gemm(x, 8, name="q"), b.op("Exp", b.gemm(x, 8, name="k"))
+    result = prove(b.model(b.op("Gemm", q, k, transB=1)), options=Options(head_dims=True))
+    assert result.choices("q") == result.choices("k") == [8]
 
 
 def test_flatten_into_a_gemm() -> None:

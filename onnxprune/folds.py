@@ -1,0 +1,264 @@
+"""Folds: what a lossless plan does to the weights that stay, before the cut.
+
+Two things leave the function of a model alone: the columns of channels that are equal can be summed into one of them,
+and a channel that is constant can be moved into its consumers' biases. The plan says which (`Plan.folds`, JSON):
+
+    {"add":  [[constant, axis, [from, ...], [to, ...]], ...],     # in this order; then
+     "bias": [[output of the consumer, [channel, ...], [its constant, ...]], ...]}
+
+so that a replay, here or on a re-export, computes the same numbers. Sums run in float64 and are cast back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import helper
+
+from onnxprune.coupling import Coupling
+from onnxprune.errors import PlanError
+from onnxprune.graph import Graph, Node
+from onnxprune.rules.base import Index, Linear
+
+Array = NDArray[Any]
+Floats = NDArray[np.float64]
+Weights = Mapping[str, Array]
+
+# Elements that a chunk of a large weight may have while it is float64.
+CHUNK = 1 << 22
+# Ops behind which a constant is found, and of these the ones through which its axes can be followed.
+CHAIN = frozenset("Identity Transpose Cast Reshape Flatten Squeeze Unsqueeze DequantizeLinear".split())
+PLAIN = frozenset({"Identity", "Transpose", "Cast"})
+
+
+@dataclass(frozen=True)
+class Bias:
+    """Where an amount per output can be added: inside a constant that nobody else reads, or (None) as a new input."""
+
+    constant: str | None
+    value: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Contraction:
+    """A Conv, Gemm or MatMul with weights: y = alpha * W x + beta * bias.
+
+    `columns`: the constant, and its axis, whose slices belong to the channels of x; None where they cannot be summed.
+    `bias`: where constants of x can go; None: nowhere, or there are zeros around x that they do not reach.
+    """
+
+    coupling: Coupling
+    node: Node
+    spec: Linear
+    columns: tuple[str, int] | None
+    bias: Bias | None
+    alpha: float = 1.0
+    beta: float = 1.0
+
+    def rows(self, weights: Weights) -> Array | None:
+        """The weights as [output, input of its group, the rest], or None where they are not known."""
+        w = constant_value(self.coupling.graph, self.spec.w_in.value, weights)
+        if w is None:
+            return None
+        w = w if w.dtype in (np.float32, np.float64) else w.astype(np.float32)
+        groups, narrow = self.spec.groups, self.spec.w_in.axis
+        if groups > 1 and narrow == 0:  # ConvTranspose: the groups lie along the input axis
+            w = w.reshape(groups, w.shape[0] // groups, w.shape[1], -1).swapaxes(1, 2)
+            return w.reshape(-1, *w.shape[2:])
+        if not self.spec.w_out.value:
+            return np.moveaxis(w, narrow, 0).reshape(1, w.shape[narrow], -1)
+        w = np.moveaxis(w, (self.spec.w_out.axis, narrow), (0, 1))
+        return w.reshape(*w.shape[:2], -1)
+
+
+@dataclass(frozen=True, eq=False)
+class Folded:
+    """Weights after the folds, full size: constants by name, new biases by the consumer's node index (input 2)."""
+
+    weights: dict[str, Array] = field(default_factory=dict)
+    biases: dict[int, Array] = field(default_factory=dict)
+
+
+def contraction(coupling: Coupling, node: Node, spec: Linear) -> Contraction:
+    """How a linear node reads its weights, and what may be folded into them."""
+    alpha, beta = (float(node.attrs.get(n, 1.0)) if node.op == "Gemm" else 1.0 for n in ("alpha", "beta"))
+    columns, quantised = _columns(coupling, spec)
+    bias = None if spec.padded or quantised or beta == 0 else _bias(coupling, node, spec)
+    return Contraction(coupling, node, spec, columns, bias, alpha, beta)
+
+
+def constant_value(graph: Graph, name: str, weights: Weights) -> Array | None:
+    """A constant, or what Transpose, Cast, Reshape, DequantizeLinear... make of one; None for anything else."""
+    if name in graph.constants:
+        return weights[name] if name in weights else graph.array(name)
+    node = graph.producer.get(name)
+    if node is None or node.domain or node.op not in CHAIN:
+        return None
+    value = constant_value(graph, node.inputs[0], weights)
+    shape = graph.shapes.get(name)
+    if value is None or node.op == "Identity":
+        return value
+    if node.op == "Transpose":
+        return value.transpose(node.attrs.get("perm"))
+    if node.op == "Cast":
+        return value.astype(helper.tensor_dtype_to_np_dtype(node.attrs["to"]))
+    if node.op == "DequantizeLinear":
+        return _dequantised(graph, node, value)
+    known = None if shape is None else [s for s in shape if isinstance(s, int)]
+    return value.reshape(known) if shape is not None and known is not None and len(known) == len(shape) else None
+
+
+def replay(coupling: Coupling, folds: Mapping[str, Any]) -> Folded:
+    """Compute the weights that a plan's folds change.
+
+    Raises:
+        PlanError: the folds are not for this model.
+    """
+    folded = Folded()
+    try:
+        for constant, axis, source, target in folds.get("add", ()):
+            before = folded.weights.get(constant)
+            array = coupling.graph.array(constant) if before is None else before
+            folded.weights[constant] = summed(array, axis, np.array(source, np.intp), np.array(target, np.intp))
+        specs = {node.outputs[0]: (node, spec) for node, spec in coupling.linears}
+        for output, channels, values in folds.get("bias", ()):
+            each = contraction(coupling, *specs[output])
+            _add_bias(each, np.array(channels, np.intp), np.array(values, np.float64), folded)
+    except (KeyError, IndexError, ValueError, TypeError) as error:
+        raise PlanError(f"{coupling.graph.name}: the plan's folds do not fit this model; use its own model") from error
+    return folded
+
+
+def replaced(coupling: Coupling, folds: Mapping[str, Any]) -> set[str]:
+    """The uses of shared biases that a fold replaces by a bias of their own."""
+    nodes = {coupling.graph.producer[o].index for o, *_ in folds.get("bias", ()) if o in coupling.graph.producer}
+    names = [coupling.views[n].names for n in nodes]
+    return {each[2] for each in names if len(each) > 2 and each[2] in coupling.source}
+
+
+def summed(array: Array, axis: int, source: Index, target: Index) -> Array:
+    """A copy in which the slices `source` of an axis are added to the slices `target`; the sources stay."""
+    result = np.array(array, order="C")
+    sinks, place = np.unique(target, return_inverse=True)
+    taken = np.concatenate([sinks, source])
+    owner = np.concatenate([np.arange(sinks.size), place])
+    order = np.argsort(owner, kind="stable")
+    taken, starts = taken[order], np.searchsorted(owner[order], np.arange(sinks.size))
+    shape = (int(np.prod(array.shape[:axis])), array.shape[axis], int(np.prod(array.shape[axis + 1 :])))
+    old, new = array.reshape(shape), result.reshape(shape)
+    step = max(1, CHUNK // max(1, taken.size * shape[2]))
+    width = max(1, CHUNK // max(1, taken.size * step))
+    for row in range(0, shape[0], step):
+        for column in range(0, shape[2], width):
+            part = old[row : row + step, taken, column : column + width].astype(np.float64)
+            new[row : row + step, sinks, column : column + width] = np.add.reduceat(part, starts, axis=1)
+    return result
+
+
+def weighed(rows: Array, groups: int, channels: Index, values: Floats) -> Floats:
+    """[output]: the sum of W over `channels`, each times its value; the channels count over all groups."""
+    if groups == 1:
+        return np.asarray((rows[:, channels].sum(axis=2, dtype=np.float64) * values).sum(axis=1))
+    each = np.zeros(groups * rows.shape[1])
+    each[channels] = values
+    taps = rows.sum(axis=2, dtype=np.float64).reshape(groups, -1, rows.shape[1])
+    return np.asarray((taps * each.reshape(groups, 1, -1)).sum(axis=2).reshape(-1))
+
+
+def exclusive(graph: Graph, name: str) -> bool:
+    """Whether one input of one node is all that reads a value."""
+    return len(graph.consumers.get(name, ())) == 1 and name not in graph.captured and name not in graph.outputs
+
+
+def _add_bias(each: Contraction, channels: Index, values: Floats, folded: Folded) -> None:
+    bias, rows = each.bias, each.rows(folded.weights)
+    if bias is None or rows is None:
+        raise ValueError("no bias to fold into")
+    amount = each.alpha / each.beta * weighed(rows, each.spec.groups, channels, values)
+    before = bias.value if bias.constant is None else folded.weights.get(bias.constant, bias.value)
+    after = (before.astype(np.float64) + amount.reshape(before.shape)).astype(before.dtype)
+    if bias.constant is None:
+        folded.biases[each.node.index] = after
+    else:
+        folded.weights[bias.constant] = after
+
+
+def _columns(coupling: Coupling, spec: Linear) -> tuple[tuple[str, int] | None, bool]:
+    """The constant and the axis behind `w_in`, if only this node reads it; and whether it is quantised."""
+    graph, (name, axis) = coupling.graph, spec.w_in
+    plain = exclusive(graph, name)
+    while name not in graph.constants:
+        node = graph.producer.get(name)
+        if node is None or node.op not in CHAIN:
+            return None, False
+        if node.op == "DequantizeLinear":
+            return None, True
+        plain &= node.op in PLAIN and exclusive(graph, node.inputs[0])
+        if plain and node.op == "Transpose":
+            axis = (node.attrs.get("perm") or range(len(graph.shapes[name] or ()))[::-1])[axis]
+        name = node.inputs[0]
+    floating = np.issubdtype(_dtype(graph, name), np.floating)
+    return ((name, axis) if plain and floating else None), not floating
+
+
+def _dtype(graph: Graph, constant: str) -> Any:
+    dtype = helper.tensor_dtype_to_np_dtype(graph.constants[constant].data_type)
+    return np.float32 if dtype.name == "bfloat16" else dtype
+
+
+def _bias(coupling: Coupling, node: Node, spec: Linear) -> Bias | None:
+    graph = coupling.graph
+    size = coupling.size(spec.y) if spec.y.value else 1
+    if spec.bias_slot is None:
+        return _following_add(graph, node, spec, size)
+    if spec.bias is None:
+        return Bias(None, np.zeros(size, helper.tensor_dtype_to_np_dtype(_type(graph, spec.w_in.value))))
+    name = node.inputs[spec.bias_slot]
+    value = constant_value(graph, name, {})
+    if value is None or value.shape not in ((size,), (1, size)):
+        return None
+    return Bias(name if name in graph.constants and exclusive(graph, name) else None, value)
+
+
+def _type(graph: Graph, name: str) -> int:
+    """Data type of a constant, or of what is made of it."""
+    casts: int | None = None
+    while name not in graph.constants:
+        node = graph.producer[name]
+        casts = casts or (node.attrs["to"] if node.op == "Cast" else None)
+        name = node.inputs[0]
+    return casts or graph.constants[name].data_type
+
+
+def _following_add(graph: Graph, node: Node, spec: Linear, size: int) -> Bias | None:
+    """The constant vector that is added to a MatMul, and to nothing else, right after it."""
+    y = node.outputs[0]
+    if not exclusive(graph, y) or not spec.y.value or len(graph.shapes.get(spec.w_in.value) or ()) != 2:
+        return None
+    reader, slot = graph.consumers[y][0]
+    if reader.op != "Add" or reader.domain or len(reader.inputs) != 2:
+        return None
+    name = reader.inputs[1 - slot]
+    if name not in graph.constants or not exclusive(graph, name):
+        return None
+    place = spec.y.axis - len(graph.shapes.get(y) or ())
+    dims = graph.constants[name].dims
+    if len(dims) < -place or dims[place] != size or graph.size(name) != size:
+        return None
+    return Bias(name, graph.array(name))
+
+
+def _dequantised(graph: Graph, node: Node, value: Array) -> Array | None:
+    if node.attrs.get("block_size", 0) or any(n not in graph.constants for n in node.inputs[1:] if n):
+        return None
+    shape = [1] * value.ndim
+    factors = [graph.array(n) for n in node.inputs[1:] if n]
+    if factors[0].size > 1:
+        shape[node.attrs.get("axis", 1) % value.ndim] = -1
+    scale, *zero = (f.reshape(shape) if value.ndim else f for f in factors)
+    shifted = value.astype(np.float32) - (zero[0].astype(np.float32) if zero else 0)
+    return np.asarray(shifted * scale.astype(np.float32))
