@@ -11,7 +11,7 @@ import sys
 import traceback
 import warnings
 from io import TextIOWrapper
-from typing import IO, Any
+from typing import Any
 
 import click
 
@@ -20,18 +20,6 @@ from onnxprune.commands import bench, demo, inspect, listing, options, prune
 from onnxprune.errors import MESSAGE_LIMIT, OnnxPruneError, one_line
 
 DEBUG = "ONNXPRUNE_DEBUG"
-
-
-class Failure(click.ClickException):
-    """What the command line says of an exception: one line and an exit code."""
-
-    def __init__(self, message: str, exit_code: int = 1) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
-
-    def show(self, file: IO[Any] | None = None) -> None:
-        """Print to standard error."""
-        click.echo(f"onnxprune: {self.message}", file=file, err=True)
 
 
 class Verbs(click.Group):
@@ -46,20 +34,22 @@ class Verbs(click.Group):
         try:
             return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
-            raise
-        except KeyboardInterrupt as error:
-            raise Failure("interrupted; nothing was written", 130) from error
+            raise  # click has a line for each
+        except KeyboardInterrupt:
+            click.echo("onnxprune: interrupted; nothing was written", err=True)
+            ctx.exit(130)
         except Exception as error:
             if os.environ.get(DEBUG):
                 traceback.print_exc()
-            raise _failure(error) from error
+            click.echo(f"onnxprune: {_line(error)}", err=True)
+            ctx.exit(error.exit_code if isinstance(error, OnnxPruneError) else 1)
 
 
-def _failure(error: Exception) -> Failure:
+def _line(error: Exception) -> str:
     if isinstance(error, OnnxPruneError):
-        return Failure(f"error: {error}", error.exit_code)
+        return f"error: {error}"
     text = one_line(f"{type(error).__name__}: {error}".rstrip(": "), MESSAGE_LIMIT)
-    return Failure(f"internal error: {text} (set {DEBUG}=1 for the traceback)")
+    return f"internal error: {text} (set {DEBUG}=1 for the traceback)"
 
 
 @click.group(

@@ -331,9 +331,8 @@ def _groups(coupling: Coupling) -> Iterator[Group]:
 
 def _ledger(coupling: Coupling) -> Iterator[Locked]:
     graph, solution = coupling.graph, coupling.solution
-    windows = {
-        Dim(v.names[1], a) for v in coupling.views if v.node.op.startswith("Conv") for a in range(2, 9)
-    }
+    convs = [v for v in coupling.views if not v.node.domain and v.node.op.startswith("Conv") and v.has(1)]
+    windows = {Dim(v.names[1], axis) for v in convs for axis in range(2, 9)}
     for constant in graph.parameters:
         for use in coupling.uses[constant]:
             for axis, size in enumerate(graph.constants[constant].dims):

@@ -11,7 +11,8 @@ so that a replay, here or on a re-export, computes the same numbers. Sums run in
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,9 +31,9 @@ Weights = Mapping[str, Array]
 
 # Elements that a chunk of a large weight may have while it is float64.
 CHUNK = 1 << 22
-# Ops behind which a constant is found, and of these the ones through which its axes can be followed.
-CHAIN = frozenset("Identity Transpose Cast Reshape Flatten Squeeze Unsqueeze DequantizeLinear".split())
+# Ops through which the axes of a constant can be followed, and all behind which one is found.
 PLAIN = frozenset({"Identity", "Transpose", "Cast"})
+CHAIN = PLAIN | {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "DequantizeLinear"}
 
 
 @dataclass(frozen=True)
@@ -119,25 +120,45 @@ def replay(coupling: Coupling, folds: Mapping[str, Any]) -> Folded:
         PlanError: the folds are not for this model.
     """
     folded = Folded()
-    try:
+    with _of_this_model(coupling):
         for constant, axis, source, target in folds.get("add", ()):
             before = folded.weights.get(constant)
             array = coupling.graph.array(constant) if before is None else before
-            folded.weights[constant] = summed(array, axis, np.array(source, np.intp), np.array(target, np.intp))
+            folded.weights[constant] = summed(array, axis, *_indices(source, target))
         specs = {node.outputs[0]: (node, spec) for node, spec in coupling.linears}
         for output, channels, values in folds.get("bias", ()):
-            each = contraction(coupling, *specs[output])
-            _add_bias(each, np.array(channels, np.intp), np.array(values, np.float64), folded)
-    except (KeyError, IndexError, ValueError, TypeError) as error:
-        raise PlanError(f"{coupling.graph.name}: the plan's folds do not fit this model; use its own model") from error
+            index, _ = _indices(channels, [0] * len(values))
+            _add_bias(contraction(coupling, *specs[output]), index, np.array(values, np.float64), folded)
     return folded
 
 
-def replaced(coupling: Coupling, folds: Mapping[str, Any]) -> set[str]:
-    """The uses of shared biases that a fold replaces by a bias of their own."""
-    nodes = {coupling.graph.producer[o].index for o, *_ in folds.get("bias", ()) if o in coupling.graph.producer}
-    names = [coupling.views[n].names for n in nodes]
-    return {each[2] for each in names if len(each) > 2 and each[2] in coupling.source}
+def readers(coupling: Coupling, folds: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """`Coupling.uses` without the uses of shared biases that a fold replaces by a bias of their own.
+
+    Raises:
+        PlanError: the folds are not for this model.
+    """
+    gone: set[str] = set()
+    with _of_this_model(coupling):
+        for output, *_ in folds.get("bias", ()):
+            names = coupling.views[coupling.graph.producer[output].index].names
+            gone |= {name for name in names[2:3] if name in coupling.source}
+    return {constant: tuple(u for u in uses if u not in gone) for constant, uses in coupling.uses.items()}
+
+
+@contextmanager
+def _of_this_model(coupling: Coupling) -> Iterator[None]:
+    try:
+        yield
+    except (KeyError, IndexError, ValueError, TypeError, AttributeError) as error:
+        raise PlanError(f"{coupling.graph.name}: the plan's folds do not fit this model; use its own model") from error
+
+
+def _indices(*lists: Any) -> tuple[Index, ...]:
+    arrays = tuple(np.array(each, dtype=np.intp) for each in lists)
+    if any(a.ndim != 1 or a.size != arrays[0].size or (a < 0).any() for a in arrays):
+        raise ValueError("not lists of indices")
+    return arrays
 
 
 def summed(array: Array, axis: int, source: Index, target: Index) -> Array:

@@ -141,6 +141,8 @@ def load(model: str | os.PathLike[str] | ModelProto, shapes: Mapping[str, tuple[
     name = str(path) if path else "the model"
     if not proto.HasField("graph") or not proto.graph.node:
         raise ModelError(f"{name}: not an ONNX model, or one without nodes; export the model again")
+    if not proto.opset_import and proto.ir_version >= 3:
+        raise ModelError(f"{name}: says no operator set, so it is cut off or broken; copy or export it again")
     _check_external(proto, path, name)
     constants = {t.name: t for t in proto.graph.initializer}
     constants |= {n.output[0]: t for n in proto.graph.node if (t := _constant_node(n)) is not None}

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from onnxprune import cost
 from onnxprune.coupling import Coupling, Group, couple
 from onnxprune.graph import Graph
-from onnxprune.lossless import folded_weights
 from onnxprune.plan import Plan, removed_units
 from onnxprune.steps import Context, Outcome
 from onnxprune.surgery import cut, mask
@@ -31,8 +30,7 @@ def replay(graph: Graph, plan: Plan, context: Context) -> Outcome:
 def carry_out(coupling: Coupling, removed: NDArray[np.bool_], plan: Plan, context: Context) -> Outcome:
     """Cut, and say what was cut."""
     with context.stage("cut"):
-        weights = folded_weights(coupling, plan.folds) if plan.folds else None
-        model = cut(coupling, plan, removed, weights)
+        model = cut(coupling, plan, removed)
     return Outcome(
         model=model,
         notes=describe(coupling, removed),

@@ -194,7 +194,7 @@ def apply(
         OnnxPruneError: anything else, in one line; nothing is written.
     """
     made = plan if isinstance(plan, Plan) else read_plan(Path(plan))
-    options.setdefault("exact", not made.inexact)
+    options.setdefault("exact", not made.options.inexact)
     checks = (options.pop("checks", None) or Checks()) if validate else None
     return Pipeline([_Replay(made)]).run(model, out=out, checks=checks, **options)
 

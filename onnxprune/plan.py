@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from onnxprune.coupling import Coupling
 from onnxprune.errors import PlanError
+from onnxprune.folds import readers
 from onnxprune.graph import Graph
 from onnxprune.rules.base import Dim, Index, Options
 
@@ -77,16 +78,28 @@ def read_plan(path: str | Path) -> Plan:
         if data["version"] != VERSION:
             raise PlanError(f"{path}: a plan of version {data['version']}; this program reads version {VERSION}")
         kept = {
-            str(name): {int(axis): _indices(path, name, index) for axis, index in axes.items()}
+            str(name): {_axis(axis): _indices(path, name, index) for axis, index in axes.items()}
             for name, axes in data["kept"].items()
         }
         splits = {str(k): str(v) for k, v in data.get("splits", {}).items()}
-        options = Options(**data.get("options", {}))
+        options = _options(**data.get("options", {}))
         return Plan(kept, splits, options, dict(data.get("folds", {})), None, str(data["model_sha256"]))
     except OSError as error:
         raise PlanError(f"{path}: cannot be read ({error.strerror}); check the path") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise PlanError(f"{path}: not a plan file; make one with `onnxprune prune ... --plan {path}`") from error
+
+
+def _axis(text: str) -> int:
+    if not 0 <= int(text) < 256:
+        raise ValueError(f"no axis: {text}")
+    return int(text)
+
+
+def _options(align: int = 1, **switches: bool) -> Options:
+    if type(align) is not int or align < 1 or not all(isinstance(switch, bool) for switch in switches.values()):
+        raise ValueError("no options of an analysis")
+    return Options(align, **switches)
 
 
 def _indices(path: str | Path, name: str, index: Any) -> Index:
@@ -108,11 +121,11 @@ def make_plan(coupling: Coupling, removed: NDArray[np.bool_], folds: Mapping[str
     kept: dict[str, dict[int, Index]] = {}
     splits: dict[str, str] = {}
     taken = set(graph.shapes)
-    for constant, uses in coupling.uses.items():
+    for constant, uses in readers(coupling, folds or {}).items():
         cuts = {use: _cut_of(coupling, removed, use, len(graph.constants[constant].dims)) for use in uses}
         variants = Counter(_key(cut) for cut in cuts.values())
         pinned = constant in graph.captured or constant in graph.outputs
-        original = _key({}) if pinned else variants.most_common(1)[0][0]
+        original = _key({}) if pinned or not uses else variants.most_common(1)[0][0]
         named: dict[bytes, str] = {original: constant}
         for cut in cuts.values():
             key = _key(cut)
@@ -154,9 +167,9 @@ def removed_units(coupling: Coupling, plan: Plan) -> NDArray[np.bool_]:
             dims = graph.constants[constant].dims
             if axis >= len(dims) or index[-1] >= dims[axis]:
                 raise PlanError(f"{graph.name}: {constant!r} has the shape {list(dims)}, not the plan's; use its model")
-    for constant, uses in coupling.uses.items():
+    for constant, uses in readers(coupling, plan.folds).items():
         variants = [plan.kept.get(n, {}) for n in (constant, *copies.get(constant, ()))]
-        if len(variants) > 1 or (len(uses) > 1 and variants[0]):
+        if len(variants) > 1 or (len(uses) > 1 and variants[0]) or not uses:
             continue  # which user reads which copy follows from the other tensors of the units
         for axis, size in enumerate(graph.constants[constant].dims):
             index = variants[0].get(axis)
@@ -177,7 +190,7 @@ def removed_units(coupling: Coupling, plan: Plan) -> NDArray[np.bool_]:
     if (both := np.flatnonzero(gone & stays)).size:
         name = coupling.groups[coupling.group_of[both[0]]].name
         raise PlanError(f"{graph.name}: the plan removes part of a unit of group {name!r}; make it again for this model")
-    again = make_plan(coupling, gone)
+    again = make_plan(coupling, gone, plan.folds)
     if again.splits != plan.splits or {n: _key(c) for n, c in again.kept.items()} != {
         n: _key(c) for n, c in plan.kept.items()
     }:

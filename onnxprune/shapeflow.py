@@ -67,9 +67,10 @@ Numbers = tuple[Number, ...]
 class ShapeFlow:
     """The traced numbers of a graph: `numbers(node, slot)`, and the sizes `used` by anything else."""
 
-    def __init__(self, graph: Graph) -> None:
-        """Trace once, in the order of the nodes."""
+    def __init__(self, graph: Graph, memo: dict[Any, Any] | None = None) -> None:
+        """Trace once, in the order of the nodes. `memo` carries evaluated steps from one tracing to the next."""
         self._graph = graph
+        self._memo = {} if memo is None else memo
         self._traced: dict[str, Numbers] = {}
         self.used: list[Used] = []
         for node in graph.nodes:
@@ -117,7 +118,7 @@ class ShapeFlow:
             self._traced[node.outputs[0]] = self._sizes(node)
             return
         step = _STEPS.get(node.op) if not node.domain else None
-        result = step(self, node) if step else None
+        result = (step(self, node) if step else None) or self._evaluate(node)
         if result is not None and len(result) <= LONGEST:
             self._traced[node.outputs[0]] = result
             return
@@ -129,6 +130,32 @@ class ShapeFlow:
             elif not known:
                 follows = (node.op, slot) in FOLLOWS
                 self._use([n for n in numbers if not (follows and n.source is not None)], node)
+
+    def _evaluate(self, node: Node) -> Numbers | None:
+        """What any other op makes of small tensors that are all known (the pads that exporters compute, say)."""
+        if node.domain or node.captures or len(node.outputs) != 1 or not node.inputs:
+            return None
+        feeds: dict[str, np.ndarray[Any, Any]] = {}
+        sizes: frozenset[SizeOf] = frozenset()
+        for slot, name in enumerate(node.inputs):
+            numbers, shape = self._read(node, slot), self._graph.shapes.get(name)
+            if not name:
+                continue
+            if numbers is None or shape is None or any(n.value is None for n in numbers):
+                return None
+            known = [s for s in shape if isinstance(s, int)]
+            if len(known) != len(shape) or int(np.prod(known)) != len(numbers):
+                return None
+            is_float = any(isinstance(n.value, float) for n in numbers)
+            feeds[name] = np.array([n.value for n in numbers], np.float32 if is_float else np.int64).reshape(known)
+            sizes = sizes.union(*(n.sizes for n in numbers))
+        key = (node.index, *(a.tobytes() for a in feeds.values()))
+        if key not in self._memo:
+            self._memo[key] = _run(node, self._graph.opset, feeds)
+        made = self._memo[key]
+        if made is None or made.dtype.kind not in "iufb" or made.size > LONGEST:
+            return None
+        return tuple(Number(v, None, sizes) for v in made.reshape(-1).tolist())
 
     def _use(self, numbers: Sequence[Number], node: Node) -> None:
         self.used += [Used(size, node) for n in numbers for size in n.sizes]
@@ -148,7 +175,8 @@ def resolve(graph: Graph) -> tuple[Graph, ShapeFlow]:
     shape input is put in as a constant, a Reshape's output gets the sizes that are known. A chain of chunks needs one
     round each.
     """
-    flow, done = ShapeFlow(graph), set[tuple[int, int]]()
+    memo: dict[Any, Any] = {}
+    flow, done = ShapeFlow(graph, memo), set[tuple[int, int]]()
     shell: ModelProto | None = None
     while True:
         fresh = [(n, s, v) for n, s, v in flow.computed() if (n.index, s) not in done and _open(graph, n)]
@@ -177,7 +205,7 @@ def resolve(graph: Graph) -> tuple[Graph, ShapeFlow]:
             _declare(shell, graph, node, numbers)
         shell = infer(shell)
         graph = replace(graph, shell=shell, shapes={**graph.shapes, **shapes_of(shell)})
-        flow = ShapeFlow(graph)
+        flow = ShapeFlow(graph, memo)
 
 
 def _declare(shell: ModelProto, graph: Graph, node: Node, numbers: Numbers) -> None:
@@ -200,6 +228,20 @@ def _declare(shell: ModelProto, graph: Graph, node: Node, numbers: Numbers) -> N
 def _open(graph: Graph, node: Node) -> bool:
     shape = graph.shapes.get(node.outputs[0])
     return shape is None or any(not isinstance(size, int) for size in shape)
+
+
+def _run(node: Node, opset: int, feeds: dict[str, np.ndarray[Any, Any]]) -> np.ndarray[Any, Any] | None:
+    from onnx.reference import ReferenceEvaluator
+
+    inputs = [helper.make_tensor_value_info(n, TensorProto.UNDEFINED, None) for n in dict.fromkeys(node.inputs) if n]
+    outputs = [helper.make_tensor_value_info(node.outputs[0], TensorProto.UNDEFINED, None)]
+    model = helper.make_model(
+        helper.make_graph([node.proto], "step", inputs, outputs), opset_imports=[helper.make_opsetid("", opset)]
+    )
+    try:
+        return np.asarray(ReferenceEvaluator(model).run(None, feeds)[0])
+    except Exception:  # noqa: BLE001 - the reference implementation raises what it likes; then nothing is known
+        return None
 
 
 Step = Callable[[ShapeFlow, Node], Numbers | None]

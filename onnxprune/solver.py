@@ -250,7 +250,7 @@ class _Spread:
                     self._commit(node, choice, live[0] if live else None)
             if len(waiting) == len(pending):
                 node, choice = waiting.pop(0)
-                self._commit(node, choice, self._prefer(self._live(choice, seen)))
+                self._commit(node, choice, self._prefer(self._live(choice, seen), choice))
             pending = waiting
 
     def _live(self, choice: Choice, seen: dict[int, tuple[tuple[int, ...], list[Alternative]]]) -> list[Alternative]:
@@ -292,11 +292,56 @@ class _Spread:
                 b[ib[both] if ib is not None else both] = True
         return any(not mask(d).all() for d in alternative.cuts)
 
-    def _prefer(self, live: list[Alternative]) -> Alternative:
-        """What another choice has cut already (the heads of Q, for V), else what leaves most room."""
+    def _prefer(self, live: list[Alternative], choice: Choice) -> Alternative:
+        """Of those that leave most axes cuttable: what another choice has cut already (the heads of Q, for V), else
+        what leaves most room."""
+        open_ = [self._cuttable(a, choice) for a in live]
+        best = [a for a, mine in zip(live, open_, strict=True) if not any(mine < other for other in open_)]
         root = self._solver.root
-        joined = [a for a in live if any(root(d) in self._cut for d in a.cuts)]
-        return joined[0] if joined else prefer(live)
+        joined = [a for a in best if any(root(d) in self._cut for d in a.cuts)]
+        return joined[0] if joined else prefer(best)
+
+    def _cuttable(self, alternative: Alternative, choice: Choice) -> set[int]:
+        """Classes of the choice in which two or more units would remain, with all that they are tied to now."""
+        added = [
+            Edge(self._solver.root(c.a), self._solver.root(c.b), c.ia, c.ib)
+            for c in alternative.constraints
+            if isinstance(c, Tie) and c.ia is not None and c.ib is not None
+        ]
+        roots = {self._solver.root(d) for d in choice.dims}
+        reached, queue, edges = set(roots), list(roots), {id(e): e for e in added}
+        while queue:
+            for edge in self._at.get(queue.pop(), ()):
+                edges[id(edge)] = edge
+                fresh = {r for r in (edge.a, edge.b) if not isinstance(self._state.get(r), int)} - reached
+                reached |= fresh
+                queue += fresh
+        free = sorted(r for r in reached if not isinstance(self._state.get(r), int))
+        start, label, count = self._label(free, [e for e in edges.values() if e.a in reached and e.b in reached])
+        locked = np.zeros(count, dtype=bool)
+        for constraint in alternative.constraints:
+            if isinstance(constraint, Lock) and (r := self._solver.root(constraint.dim)) in start:
+                locked[label[start[r] : start[r] + self._solver.size(r)]] = True
+        for r in free:
+            if isinstance(state := self._state.get(r), np.ndarray):
+                locked[label[start[r] : start[r] + state.size][state != 0]] = True
+        parts = {r: np.unique(label[start[r] : start[r] + self._solver.size(r)]) for r in roots if r in start}
+        return {r for r, labels in parts.items() if (~locked[labels]).sum() > 1}
+
+    def _label(self, roots: list[int], edges: list[Edge]) -> tuple[dict[int, int], NDArray[np.int32], int]:
+        """Number the atoms of some classes: where each class starts, the component of each atom, how many there are."""
+        from scipy.sparse import coo_array
+        from scipy.sparse.csgraph import connected_components
+
+        sizes = [self._solver.size(r) for r in roots]
+        start = dict(zip(roots, np.concatenate([[0], np.cumsum(sizes)]).astype(int).tolist(), strict=False))
+        none = np.zeros(0, dtype=np.intp)
+        joined = [e for e in edges if e.a in start and e.b in start]
+        left = np.concatenate([none, *(e.ia + start[e.a] for e in joined)])
+        right = np.concatenate([none, *(e.ib + start[e.b] for e in joined)])
+        ones, atoms = np.ones(left.size, dtype=np.int8), sum(sizes)
+        count, label = connected_components(coo_array((ones, (left, right)), shape=(atoms, atoms)), directed=False)
+        return start, label, int(count)
 
     def _commit(self, node: int, choice: Choice, alternative: Alternative | None) -> None:
         if alternative is None:
@@ -319,22 +364,13 @@ class _Spread:
 
     def components(self, with_parameters: set[int]) -> Solution:
         """Connected components of what is free; a group is the units that touch the same classes equally often."""
-        from scipy.sparse import coo_array
-        from scipy.sparse.csgraph import connected_components
-
         class_of = self._solver.classes()
         roots = sorted(set(class_of.values()))
         number = {r: i for i, r in enumerate(roots)}
         free = [r for r in roots if not isinstance(self._state.get(r), int)]
         sizes = np.array([self._solver.size(r) for r in free], dtype=np.intp)
-        start = dict(zip(free, np.concatenate([[0], np.cumsum(sizes)]).tolist(), strict=False))
-        atoms = int(sizes.sum())
-        edges = [e for e in self._edges if e.a in start and e.b in start]
-        none = np.zeros(0, dtype=np.intp)
-        left = np.concatenate([none, *(e.ia + start[e.a] for e in edges)])
-        right = np.concatenate([none, *(e.ib + start[e.b] for e in edges)])
-        ones = np.ones(left.size, dtype=np.int8)
-        count, label = connected_components(coo_array((ones, (left, right)), shape=(atoms, atoms)), directed=False)
+        start, label, count = self._label(free, self._edges)
+        atoms = label.size
 
         row = np.repeat(np.arange(len(free)), sizes)  # class of each atom
         locked = np.zeros(atoms, dtype=bool)

@@ -12,6 +12,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto,
 from onnx.external_data_helper import uses_external_data
 
 from onnxprune.coupling import Coupling
+from onnxprune.folds import readers, replay
 from onnxprune.graph import Node
 from onnxprune.plan import Plan, kept_indices, variant_of
 from onnxprune.rules.base import FIXUPS, Dim, Index, NodeView, SetAttr, SetInput
@@ -34,23 +35,26 @@ class _Cut:
         return units is not None and bool(self.removed[units[units >= 0]].any())
 
 
-def cut(coupling: Coupling, plan: Plan, removed: Removed, weights: dict[str, NDArray[Any]] | None = None) -> ModelProto:
-    """The model without the removed units.
+def cut(coupling: Coupling, plan: Plan, removed: Removed) -> ModelProto:
+    """The model without the removed units, and with the plan's folds.
 
     Args:
         coupling: the analysis of the model.
         plan: what is kept; see `make_plan`.
         removed: [units], True where a unit goes (what the plan says, in units).
-        weights: constants whose values change before they are cut (a lossless plan's folds).
 
     Returns:
         A new model; weights that are not cut are copied once, the others are taken once per axis.
     """
     graph = coupling.graph
-    weights = weights or {}
     model = _frame(graph.proto)
     state = _Cut(coupling, removed)
     edits = _edits(state)
+    folded, left = replay(coupling, plan.folds), readers(coupling, plan.folds)
+    weights = folded.weights
+    for index, bias in folded.biases.items():
+        outputs = state.kept(Dim(graph.nodes[index].outputs[0], 1))
+        edits[index].append(SetInput(2, np.take(bias, outputs, axis=-1)))
     for constant in graph.proto.graph.initializer:
         _put(model.graph.initializer.add(), constant, coupling, plan, constant.name, weights)
     for copy, constant in plan.splits.items():
@@ -60,7 +64,7 @@ def cut(coupling: Coupling, plan: Plan, removed: Removed, weights: dict[str, NDA
             _constant(proto, coupling, plan, weights)
             continue
         for slot, use in enumerate(coupling.views[node.index].names):
-            if use in coupling.source:
+            if use in left.get(coupling.source.get(use, ""), ()):
                 proto.input[slot] = variant_of(coupling, plan, use, removed)
         for edit in edits.get(node.index, ()):
             _apply(model.graph, proto, node, edit)
@@ -162,7 +166,7 @@ def _put(
         target.CopyFrom(source)
         target.name = name
         return
-    array = coupling.graph.array(source.name or name) if changed is None else changed
+    array = coupling.graph.array(plan.splits.get(name, name)) if changed is None else changed
     # The axis that loses most goes first: the next one then copies less.
     for axis, index in sorted(cuts.items(), key=lambda item: item[1].size / array.shape[item[0]]):
         array = np.take(array, index, axis=axis)

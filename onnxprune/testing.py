@@ -108,7 +108,7 @@ class Builder:
     def shape(self, value: str) -> tuple[int, ...]:
         """The shape of a value, by inference; an open size is 0."""
         if value not in self._shapes:
-            shell = shell_of(self._proto(self.graph), {}, "tiny").graph
+            shell = shell_of(self._proto(self._whole()), {}, "tiny").graph
             infos = [*shell.value_info, *shell.input]
             self._shapes = {t.name: tuple(t.dims) for t in shell.initializer}
             self._shapes |= {i.name: tuple(d.dim_value for d in i.type.tensor_type.shape.dim) for i in infos}
@@ -138,14 +138,20 @@ class Builder:
 
     def model(self, *outputs: str) -> ModelProto:
         """The model with these outputs."""
-        graph = GraphProto()
-        graph.CopyFrom(self.graph)
+        graph = self._whole()
         for name in outputs:
             self.shape(name)
             graph.output.add(name=name, type=self._types[name])
-        if self.ir_version < 4:
-            graph.input.extend(helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in graph.initializer)
         return self._proto(graph)
+
+    def _whole(self) -> GraphProto:
+        graph = GraphProto()
+        graph.CopyFrom(self.graph)
+        if self.ir_version < 4:
+            graph.input.extend(
+                helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in graph.initializer
+            )
+        return graph
 
     def _proto(self, graph: GraphProto) -> ModelProto:
         return helper.make_model(
@@ -243,7 +249,7 @@ def oracle(
     Raises:
         OracleError: the first claim that does not hold.
     """
-    coupling = couple(load(model), Options(align=align))
+    coupling = couple(load(model), options or Options(align=align))
     original = model if isinstance(model, ModelProto) else onnx.load(model)
     if removed is None or isinstance(removed, float | int):
         removed = draw(coupling, removed, np.random.default_rng(seed))
@@ -301,9 +307,9 @@ def mask(original: ModelProto, plan: Plan, pruned: ModelProto) -> ModelProto:
     """The original with zeros in every slice that the plan drops; nodes read split copies where the cut model does."""
     model = ModelProto()
     model.CopyFrom(original)
+    held = tensors(model)
     for copy, source in plan.splits.items():
-        tensor = next(t for t in original.graph.initializer if t.name == source)
-        model.graph.initializer.add().CopyFrom(tensor)
+        model.graph.initializer.add().CopyFrom(held[source])
         model.graph.initializer[-1].name = copy
     for node, cut_node in zip(model.graph.node, pruned.graph.node, strict=True):
         for slot, name in enumerate(cut_node.input[: len(node.input)]):

@@ -222,7 +222,8 @@ def locks(record: Record) -> list[LockSum]:
     params: Counter[tuple[str, str | None]] = Counter()
     nodes: dict[tuple[str, str | None], str] = {}
     for lock in record["locked"]:
-        key = (f"{lock['op']}: {lock['reason']}" if lock["op"] else lock["reason"], lock.get("option"))
+        op, reason = lock["op"], lock["reason"]
+        key = (reason if op in reason else f"{op}: {reason}", lock.get("option"))
         params[key] += lock["params"]
         nodes.setdefault(key, lock["node"] or lock["value"])
     return [LockSum(what, number, nodes[what, option], option) for (what, option), number in params.most_common()]

@@ -31,6 +31,7 @@ ROOMS = (
     "solver",
     "coupling",
     "surgeon",
+    "folds",
     "plan",
     "surgery",
     "cost",

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from onnxprune.pipeline import Result
 
 Given = dict[str, Any]
-SELECTION = ("target", "criterion", "scope", "align", "keep", "ratios", "combine", "normalise", "seed", "allow_inexact")
+SCORING = ("criterion", "combine", "normalise", "seed")
+SELECTION = ("target", *SCORING, "scope", "align", "keep", "ratios", "allow_inexact", "head_dims")
 
 
 def carry_out(work: Callable[[Progress], Result], given: Given, notes: Mapping[str, Any]) -> None:

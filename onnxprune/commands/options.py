@@ -13,31 +13,21 @@ F = TypeVar("F", bound=Callable[..., Any])
 Decorator = Callable[[F], F]
 
 
-class _Shape(click.ParamType):
+def _shape(text: str) -> tuple[str, tuple[int, ...]]:
     """`input=1x3x224x224`; nothing after the `=` is a scalar."""
-
-    name = "shape"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, tuple[int, ...]]:
-        name, _, sizes = str(value).rpartition("=")
-        if not name or not re.fullmatch(r"(\d+(x\d+)*)?", sizes):
-            self.fail(f"{value!r}: write an input's name and its sizes, as in x=1x3x224x224", param, ctx)
-        return name, tuple(int(n) for n in sizes.split("x") if n)
+    name, _, sizes = text.rpartition("=")
+    if not name or not re.fullmatch(r"(\d+(x\d+)*)?", sizes):
+        raise click.BadParameter(f"{text!r}: write an input's name and its sizes, as in x=1x3x224x224")
+    return name, tuple(int(n) for n in sizes.split("x") if n)
 
 
-class _Ratio(click.ParamType):
+def _ratio(text: str) -> tuple[str, float]:
     """`regex=0.75`: what matches keeps that share of its units."""
-
-    name = "ratio"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, float]:
-        pattern, _, share = str(value).rpartition("=")
-        try:
-            return pattern, float(share)
-        except ValueError:
-            self.fail(f"{value!r}: write a pattern and the share it keeps, as in layer1=0.75", param, ctx)
+    pattern, _, share = text.rpartition("=")
+    try:
+        return pattern, float(share)
+    except ValueError:
+        raise click.BadParameter(f"{text!r}: write a pattern and the share it keeps, as in layer1=0.75") from None
 
 
 def several(*options: Decorator[Any]) -> Decorator[Any]:
@@ -60,7 +50,7 @@ output = click.option("-o", "out", required=True, metavar="OUT", help="Where the
 quiet = click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 shape = click.option(
     "--shape",
-    type=_Shape(),
+    type=_shape,
     multiple=True,
     metavar="NAME=1x3x64x64",
     help="Size of an input that the model leaves open (repeatable).",
@@ -78,7 +68,7 @@ runtime = several(
         metavar="NAME",
         help="Where the models run; see `list providers`.",
     ),
-    click.option("--threads", type=click.IntRange(1), metavar="N", help="Threads in a node; else ONNX Runtime chooses."),
+    click.option("--threads", type=click.IntRange(1), metavar="N", help="Threads in a node (ONNX Runtime's choice)."),
 )
 
 selection = several(
@@ -108,7 +98,7 @@ selection = several(
     click.option(
         "--ratio",
         "ratios",
-        type=_Ratio(),
+        type=_ratio,
         multiple=True,
         metavar="REGEX=SHARE",
         help="Matching tensors and nodes keep this share (repeatable).",
@@ -129,6 +119,7 @@ selection = several(
     ),
     click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="For --criterion random."),
     click.option("--allow-inexact", is_flag=True, help="Also cut what normalisations take their statistics over."),
+    click.option("--head-dims", is_flag=True, help="Cut inside attention heads instead of whole heads."),
     click.option(
         "--recover",
         type=click.Choice(["none", "auto"]),
@@ -151,7 +142,12 @@ checks = several(
         metavar="S",
         help="Longest comparison of latencies; 0 leaves it out.",
     ),
-    click.option("--min-speedup", type=click.FloatRange(0), metavar="X", help="Exit 3, nothing written, if less than X times faster."),
+    click.option(
+        "--min-speedup",
+        type=click.FloatRange(0),
+        metavar="X",
+        help="Exit 3, nothing written, if less than X times faster.",
+    ),
     click.option(
         "--max-drop",
         type=click.FloatRange(0),

@@ -108,7 +108,7 @@ _FOLDS: dict[str, Callable[[Any, Any], Any]] = {
     "Sum": np.add,
     "Xor": np.logical_xor,
 }
-BINARY = frozenset(_FOLDS) - {"Div"}
+NARY = frozenset(_FOLDS)
 
 
 def unary(op: str, x: Numbers, attrs: Attrs) -> Numbers:
@@ -125,10 +125,11 @@ def nary(op: str, parts: list[Numbers]) -> Numbers:
             result = _FOLDS[op](result, part)
         result = _strict(result / len(parts) if op == "Mean" else result, *parts)
         if op in ("Mul", "And"):
-            zero = np.zeros(result.shape, dtype=bool)
+            zero, finite = np.zeros(result.shape, dtype=bool), np.ones(result.shape, dtype=bool)
             for part in parts:
-                zero |= np.broadcast_to(part == 0, result.shape)
-            result = np.where(zero, 0.0, result)
+                zero |= part == 0
+                finite &= ~np.isinf(part)
+            result = np.where(zero & finite, 0.0, result)
         return result
 
 
@@ -136,7 +137,7 @@ def where(condition: Numbers, yes: Numbers, no: Numbers) -> Numbers:
     """The numbers of Where: both branches may say the same."""
     known = np.where(condition != 0, yes, no)
     same = np.where(yes == no, yes, np.nan)
-    return np.where(np.isnan(condition), same, known)
+    return _strict(np.where(np.isnan(condition), same, known))
 
 
 def _strict(result: Any, *parts: Numbers) -> Numbers:

@@ -15,13 +15,14 @@ is not known here gives every entry a new name. Facts hold for inputs on which t
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.coupling import Coupling
-from onnxprune.folds import CHAIN, CHUNK, Contraction, constant_value, contraction, summed, weighed
+from onnxprune.folds import CHUNK, constant_value
 from onnxprune.rules.base import Dim, NodeView, Unknown
 
 Array = NDArray[Any]
@@ -33,7 +34,7 @@ _QUIET_NAN = 0x7FF8_0000_0000_0000
 
 
 class Facts:
-    """The facts of a model, value by value; filled in the order of the nodes (see `analysis.analyse`)."""
+    """The facts of a model, value by value; filled in the order of the nodes (see `search`)."""
 
     def __init__(self, coupling: Coupling) -> None:
         self.coupling = coupling
@@ -61,6 +62,15 @@ class Facts:
     def x(self, view: NodeView, slot: int) -> Fact:
         """The fact of a node's input."""
         return self.of(view.names[slot])
+
+    def type(self, name: str) -> int:
+        """The data type of a value; 0 where it is not known."""
+        return self._types.get(name, 0)
+
+    @cached_property
+    def _types(self) -> dict[str, int]:
+        graph = self.coupling.graph.shell.graph
+        return {i.name: i.type.tensor_type.elem_type for i in (*graph.value_info, *graph.input, *graph.output)}
 
     def _constant(self, name: str) -> Fact:
         graph, form = self.coupling.graph, self.form(name)
@@ -130,103 +140,6 @@ class Facts:
         others = [a for a in range(fact.ndim) if a != axis and fact.shape[a] != 1]
         fact = self.collapse(fact, others) if others else fact
         return self.spread(fact, axis, size).reshape(-1)
-
-
-class Reading:
-    """A contraction with what is known of its input: which channels each output reads, and the fact of the output."""
-
-    def __init__(self, facts: Facts, view: NodeView, each: Contraction, rows: Array) -> None:
-        """`rows`: the weights, see `Contraction.rows`."""
-        self.contraction, spec = each, each.spec
-        groups, inner = spec.groups, rows.shape[1]
-        self.x = facts.along(spec.x.value, spec.x.axis, groups * inner)
-        number = np.where(np.isnan(self.x), 0.0, self.x)
-        # Channels that may be anything to the sum: zeros, and constants for which there is a bias to go to.
-        self.open = np.isnan(self.x) | ((number != 0) & (each.bias is None))
-        self.uses = used(rows)
-        bias = self._bias(facts, view, rows.shape[0])
-        there = np.flatnonzero(~self.open & (number != 0))
-        amount = each.alpha * weighed(rows, groups, there, number[there]) if there.size else 0.0
-        bias = np.where(np.isnan(bias), bias, each.beta * bias + amount)
-        reads = reached(self.uses, groups, self.open)
-        content, x = _content(rows, groups, self.open, self.x)
-        owner = np.repeat(same_rows(x), rows.shape[0] // groups)
-        self.fact = facts.combine(np.where(reads, np.nan, bias), same_rows(content), owner, bias)
-
-    def _bias(self, facts: Facts, view: NodeView, size: int) -> Fact:
-        spec = self.contraction.spec
-        if spec.bias is None or spec.bias_slot is None:
-            return np.zeros(size)
-        rank = len(view.shape(spec.bias_slot))
-        return facts.along(spec.bias, rank - 1, size) if rank else np.broadcast_to(facts.of(spec.bias), size)
-
-    def again(self, weights: dict[str, Array]) -> None:
-        """Look at changed weights; what is known of the channels stays as it is."""
-        rows = self.contraction.rows(weights)
-        assert rows is not None
-        self.uses = used(rows)
-
-
-def reading(facts: Facts, view: NodeView, each: Contraction) -> Reading | None:
-    """Read a contraction and set the fact of its output; None where its weights are not known."""
-    rows = each.rows({})
-    if rows is None or rows.size == 0:
-        return None
-    found, y = Reading(facts, view, each, rows), each.spec.y
-    if y.value:
-        rank = len(view.out_shape())
-        facts.set(y.value, found.fact.reshape([-1 if a == y.axis else 1 for a in range(rank)]))
-    return found
-
-
-def readings(coupling: Coupling) -> dict[int, Contraction]:
-    """Node index -> contraction, for all linear nodes whose weights come from constants."""
-    return {
-        node.index: contraction(coupling, node, spec)
-        for node, spec in coupling.linears
-        if coupling.views[node.index].is_weight(1) or coupling.views[node.index].is_weight(0)
-    }
-
-
-def derived(coupling: Coupling) -> set[str]:
-    """Values that are constants, or constants in another shape, order or type."""
-    found = set(coupling.graph.constants)
-    for node in coupling.graph.nodes:
-        if node.op in CHAIN and not node.domain and all(n in found for n in node.inputs if n):
-            found.update(node.outputs)
-    return found
-
-
-def used(rows: Array) -> NDArray[np.bool_]:
-    """[output, input]: whether any weight between them is not zero."""
-    return np.asarray(rows[:, :, 0] != 0 if rows.shape[2] == 1 else (rows != 0).any(axis=2))
-
-
-def reached(uses: NDArray[np.bool_], groups: int, channels: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """[output]: whether it reads any of these channels."""
-    if channels.all():
-        return np.asarray(uses.any(axis=1))
-    if groups == 1:
-        return np.asarray(uses[:, channels].any(axis=1))
-    inside = uses.reshape(groups, -1, uses.shape[1]) & channels.reshape(groups, 1, -1)
-    return np.asarray(inside.any(axis=2).reshape(-1))
-
-
-def _content(rows: Array, groups: int, is_open: NDArray[np.bool_], x: Fact) -> tuple[Array, Names]:
-    """What tells two outputs apart: their weights over different, open channels, and [group, input] what these are."""
-    names = x.view(np.int64).reshape(groups, -1)
-    if groups > 1:
-        shut = ~is_open.reshape(groups, 1, -1, 1)
-        if shut.any():
-            rows = np.where(shut, 0, rows.reshape(groups, -1, *rows.shape[1:])).reshape(rows.shape)
-            names = np.where(shut[:, 0, :, 0], 0, names)
-        return rows, names
-    _, first, owner = np.unique(x.view(np.int64), return_index=True, return_inverse=True)
-    source = np.flatnonzero((first[owner] != np.arange(x.size)) & is_open)
-    if source.size:
-        rows = summed(rows, 1, source, first[owner[source]])
-    kept = first[is_open[first]]
-    return (rows if kept.size == x.size else rows[:, np.sort(kept)]), np.zeros((1, 1), dtype=np.int64)
 
 
 def same_rows(rows: Array) -> Names:

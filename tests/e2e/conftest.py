@@ -23,7 +23,7 @@ def classifier(seed: int = 0, side: int | str = 8) -> onnx.ModelProto:
     y = b.op("Relu", b.conv(b.input("x", "N", 3, side, side), 16, name="stem"))
     y = b.op("Add", y, b.conv(b.op("Relu", b.conv(y, 32, name="wide")), 16, name="back"))
     y = b.op("Flatten", b.op("GlobalAveragePool", b.op("Relu", y)))
-    return b.model(b.gemm(y, 5, name="head"))
+    return b.model(b.gemm(y, 5, name="head", bias=False))
 
 
 @pytest.fixture

@@ -96,7 +96,9 @@ def test_selection_options_reach_the_engine(run: Run) -> None:
     assert run("prune", "net.onnx", "-o", "c.onnx", *FAST[:2], *target, "--align", 8).exit_code == 0
     assert shapes("c.onnx")["wide"][0] == 24
     random = ("--criterion", "random", "--combine", "max", "--normalise", "none")
-    plans = [run("prune", "net.onnx", "-o", "d.onnx", *FAST, *random, "--seed", s, "--plan", "-").stdout for s in (1, 1, 2)]
+    plans = [
+        run("prune", "net.onnx", "-o", "d.onnx", *FAST, *random, "--seed", s, "--plan", "-").stdout for s in (1, 1, 2)
+    ]
     assert plans[0] == plans[1] != plans[2]
 
 
@@ -118,7 +120,7 @@ def test_lossless_takes_zeroed_filters_out_and_keeps_the_function(run: Run) -> N
 
 
 def test_no_validate_says_that_nothing_was_proved(run: Run) -> None:
-    result = run("prune", "net.onnx", "-o", "small.onnx", "--no-validate")
+    result = run("prune", "net.onnx", "-o", "small.onnx", *FAST, "--no-validate")
     assert result.exit_code == 0
     assert "none: the models were not run" in result.stdout
 
@@ -188,7 +190,7 @@ def test_inspect_shortens_long_lists_unless_all_is_asked(run: Run) -> None:
     onnx.save(b.model(b.conv(y, 4, name="last")), "deep.onnx")
     short, full = run("inspect", "deep.onnx").stdout, run("inspect", "deep.onnx", "--all").stdout
     assert "... and 8 more (--all)" in short
-    assert "..._that_would_not_fit_" in short
+    assert "  ..." in short and "_layer_that_would_not_fit_" in short
     assert "more" not in full and full.replace("\n", "").count("_weight") >= 20
 
 
@@ -232,7 +234,9 @@ def test_bench_of_one_and_of_two(run: Run) -> None:
     assert one.exit_code == 0 and "median" in one.stdout and "faster" not in one.stdout
     two = run("bench", "net.onnx", "small.onnx", "--threads", 1, "--seconds", 1, "--shape", "x=2x3x8x8")
     assert "faster" in two.stdout and "x 2x3x8x8" in two.stdout and "1 thread" in two.stdout
-    found = json.loads(run("bench", "net.onnx", "small.onnx", "--seconds", 1, "--data", "images.npz", "--json", "-").stdout)
+    found = json.loads(
+        run("bench", "net.onnx", "small.onnx", "--seconds", 1, "--data", "images.npz", "--json", "-").stdout
+    )
     assert found["speedup"]["low"] <= found["speedup"]["value"] <= found["speedup"]["high"]
     assert found["inputs"] == {"x": [1, 3, 8, 8]}
 

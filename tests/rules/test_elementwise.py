@@ -94,7 +94,7 @@ def test_broadcast(kind: str, form: tuple[int, ...] | str, left: bool) -> None:
             operands.reverse()
         return untyped(b, kind, b.op(kind, *operands, **ATTRS.get(kind, {})))
 
-    result = prove(sandwich(middle, opset=OPSETS.get(kind, 17)))
+    result = prove(sandwich(middle, opset=OPSETS.get(kind, 17)), rounds=1)
     prove_free(kind, result)
     if form in ((1, 8, 1, 1), (8, 1, 1)):
         assert result.choices("partner", len(form) - 3) == [8]
@@ -200,3 +200,87 @@ def test_gate_without_hidden_layer() -> None:
 
     result = prove(sandwich(middle))
     assert result.reason("w1") == "the axis is convolved"
+
+
+# Zeros: a sum over the channels does not miss a removed one that would be zero.
+
+
+def summed(b: Builder, y: str) -> str:
+    return b.op("Concat", y, b.op("ReduceSum", y, [1]), axis=1)
+
+
+NOT_ZERO_AT_ZERO = {"Acos", "Acosh", "Cos", "Cosh", "Exp", "HardSigmoid", "Log", "Not", "Reciprocal", "Sigmoid"}
+NOT_ZERO_AT_ZERO |= {"Softplus", "BitwiseNot"}
+
+
+@pytest.mark.parametrize("kind", [k for k in UNARY if k not in COMPARING])
+def test_zeros_through_unary(kind: str) -> None:
+    def middle(b: Builder, y: str) -> str:
+        y = b.op("Tanh", y) if kind in UNIT else typed(b, kind, y) if kind in {*WHOLE, *BOOLEAN} else y
+        if kind in ("Log", "Acosh", "Reciprocal"):
+            y = typed(b, kind, y)
+        return summed(b, untyped(b, kind, b.op(kind, y, **ATTRS.get(kind, {}))))
+
+    result = prove(sandwich(middle, opset=OPSETS.get(kind, 17)))
+    if kind in NOT_ZERO_AT_ZERO:
+        assert not result.can_cut("w1")
+        assert result.reason("w1") == "ReduceSum mixes the axis"
+
+
+@pytest.mark.parametrize("form", [(8, 1, 1), (), "gate", "branch"], ids=["channels", "scalar", "gate", "branch"])
+@pytest.mark.parametrize("kind", TWO_SIDED)
+@pytest.mark.parametrize("left", [False, True], ids=["right", "left"])
+def test_zeros_through_broadcast(kind: str, form: tuple[int, ...] | str, left: bool) -> None:
+    """Whatever the engine decides must be exact; a product with one zero always is."""
+
+    def middle(b: Builder, y: str) -> str:
+        other = b.conv(y, 8) if form == "branch" else partner(b, y, form)
+        kinds = {*WHOLE, *BOOLEAN, "BitShift", "Equal"}
+        operands = [typed(b, kind, y) if kind in kinds else y, typed(b, kind, other)]
+        if kind in ("Div", "Mod", "Pow") and left:
+            operands[0] = typed(b, kind, y)
+        elif kind == "Pow":
+            operands[0] = b.op("Relu", y)
+        if left:
+            operands.reverse()
+        return summed(b, untyped(b, kind, b.op(kind, *operands, **ATTRS.get(kind, {}))))
+
+    result = prove(sandwich(middle, opset=OPSETS.get(kind, 17)), rounds=1)
+    if kind == "Mul":
+        assert result.choices("w1") == [8]
+
+
+@pytest.mark.parametrize("bounds", [(-0.1, 0.4), (0.1, 0.4), (0.0, None), (None, -0.2), (None, None)], ids=str)
+def test_zeros_through_clip(bounds: tuple[float | None, float | None]) -> None:
+    result = prove(sandwich(lambda b, y: summed(b, b.op("Clip", y, *bounds))))
+    keeps = (bounds[0] is None or bounds[0] <= 0) and (bounds[1] is None or bounds[1] >= 0)
+    assert result.can_cut("w1") == keeps
+
+
+def test_zeros_through_where() -> None:
+    """Both values must be zero where the channel goes, whatever the condition."""
+
+    def middle(b: Builder, y: str, other: float | str) -> str:
+        return summed(b, b.op("Where", b.op("Greater", y, 0.1), y, other))
+
+    assert prove(sandwich(lambda b, y: middle(b, y, b.op("Tanh", y)))).choices("w1") == [8]
+    assert not prove(sandwich(lambda b, y: middle(b, y, 0.5))).can_cut("w1")
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_zeros_through_padding_of_the_channels(value: float) -> None:
+    """Padded channels are what the padding says, not zero because they are new."""
+    prove(sandwich(lambda b, y: summed(b, b.op("Pad", y, [0, 2, 0, 0, 0, 1, 0, 0], value))), rounds=4)
+
+
+def test_zeros_through_norms() -> None:
+    def middle(b: Builder, y: str) -> str:
+        return summed(b, b.op("Relu", b.batch_norm(y, "bn")))
+
+    assert prove(sandwich(middle)).choices("w1") == [8]
+
+
+def test_zeros_through_a_broadcast_scalar_sum() -> None:
+    """x + 1 is 1 where x is zero: the sum would miss it."""
+    result = prove(sandwich(lambda b, y: summed(b, b.op("Add", y, 1.0))))
+    assert not result.can_cut("w1")

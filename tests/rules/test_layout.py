@@ -122,7 +122,7 @@ def test_a_size_that_something_computes_with_is_locked() -> None:
 
     result = prove(sandwich(middle))
     assert not result.can_cut("w1")
-    assert result.reason("w1") == "its size is computed with by Sqrt"
+    assert result.reason("w1").startswith("its size is computed with by")
 
 
 def test_the_shape_of_a_cut_tensor_as_an_output() -> None:

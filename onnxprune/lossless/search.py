@@ -1,0 +1,268 @@
+"""Which units the function of a model does not need.
+
+Backwards from the outputs, in the manner of dead code elimination: a unit is needed where a needed output reads it with
+a weight that is not zero, unless what it reads is a constant that can go into a bias. Of units that are equal at every
+reader one stays, and takes the others' weights; sums may cancel, so this is repeated until nothing changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.coupling import Coupling
+from onnxprune.folds import constant_value, summed
+from onnxprune.lossless.facts import Facts, Names, pair, same_rows
+from onnxprune.lossless.reading import Mask, Reading, derived, read, readings, used
+from onnxprune.lossless.transfer import SUM, TRANSFERS, reduced_axes
+from onnxprune.rules.base import Dim, Index, Linear, NodeView, Unknown
+
+Array = NDArray[Any]
+
+# Operators whose outputs depend, index by index, on the same indices of the inputs alone; and those that mix some axes.
+PARALLEL = frozenset(TRANSFERS) | {"CastLike", "Constant", "GroupNormalization", "IsInf", "IsNaN", "Shape"}
+MIXING: Mapping[str, int] = {
+    "Softmax": -1,
+    "LogSoftmax": -1,
+    "Hardmax": -1,
+    "LayerNormalization": -1,
+    "RMSNormalization": -1,
+    "LpNormalization": -1,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class _State:
+    """Units on their way out: `merged` into others, and the weights that changed by that."""
+
+    coupling: Coupling
+    readings: tuple[Reading, ...]
+    fixed: Mask  # needed, whoever reads them
+    merged: Mask
+    weights: Mapping[str, Array]
+
+
+def lossless(coupling: Coupling, keep: Mask | None = None) -> tuple[Mask, dict[str, Any]]:
+    """What can be removed of a model without a change of its function (up to rounding).
+
+    Removed are channels that nobody reads (over what remains), that are constant (at every reader, where no zero
+    padding lies between or the constant is zero), and that equal another one. At least one unit of a group stays.
+
+    Args:
+        coupling: the analysis.
+        keep: [units], True where a unit has to stay.
+
+    Returns:
+        [units], True where a unit goes; and the folds for `make_plan`.
+    """
+    facts = Facts(coupling)
+    found = _analyse(facts)
+    fixed = _fixed(facts, found) | (False if keep is None else keep)
+    state = _State(coupling, tuple(found.values()), fixed, np.zeros(coupling.units, dtype=bool), {})
+    needed, sums = _needed(state), list[list[Any]]()
+    while (twins := _twins(state, needed))[0].size:
+        state, added = _merge(state, *twins)
+        needed, sums = _needed(state), sums + added
+    removed = ~needed
+    for group in coupling.groups:
+        if removed[group.units].all():  # one has to stay; what it computes is not read, or is still a constant
+            removed[group.units[np.argmin(state.merged[group.units])]] = False
+    folds = {"add": sums, "bias": list(_constants(state, removed))}
+    return removed, {key: entries for key, entries in folds.items() if entries}
+
+
+def _analyse(facts: Facts) -> dict[int, Reading]:
+    """Fill the facts in the order of the nodes; the contractions by node index."""
+    coupling, found = facts.coupling, dict[int, Reading]()
+    constant, contractions = derived(coupling), readings(coupling)
+    for view in coupling.views:
+        node = view.node
+        if node.outputs and node.outputs[0] in constant:
+            continue
+        try:
+            if node.index in contractions:
+                if (reading := read(facts, view, contractions[node.index])) is not None:
+                    found[node.index] = reading
+            elif not node.domain and node.op in TRANSFERS:
+                for name, fact in zip(node.outputs, TRANSFERS[node.op](facts, view), strict=False):
+                    facts.set(name, fact)
+        except (Unknown, IndexError, KeyError, ValueError, TypeError):
+            continue  # nothing is known of the outputs then
+    return found
+
+
+def _fixed(facts: Facts, found: Mapping[int, Reading]) -> Mask:
+    """[units]: True where something other than weights, or an operator that is not known here, reads a unit."""
+    coupling = facts.coupling
+    fixed = np.zeros(coupling.units, dtype=bool)
+    specs = {node.index: spec for node, spec in coupling.linears}
+    for view in coupling.views:
+        if view.node.index in found:
+            continue
+        try:
+            mixed = list(_mixed(facts, view, specs.get(view.node.index)))
+        except Unknown:
+            mixed = _all(facts, view)
+        for dim in mixed:
+            units = coupling.unit_of(dim)
+            if units is not None:
+                loud = np.ones(units.size, dtype=bool)
+                if view.node.op in SUM or view.node.index in specs:
+                    loud = ~_silent(facts, view, dim, specs.get(view.node.index))
+                fixed[units[loud & (units >= 0)]] = True
+    return fixed
+
+
+def _mixed(facts: Facts, view: NodeView, spec: Linear | None) -> Iterator[Dim]:
+    """The axes of a node's inputs whose indices reach more than their own indices of the outputs."""
+    op, rank = view.node.op, len(facts.form(view.names[0])) if view.names else 0
+    if view.node.domain:
+        op = ""
+    if spec is not None and spec.groups == 1:
+        yield from (spec.x, spec.w_in)
+    elif op.startswith("Reduce") and op in TRANSFERS:
+        yield from (view.x(0, axis) for axis in reduced_axes(view))
+    elif op in MIXING:
+        axis = view.attrs.get("axis", 1 if op.endswith("max") and view.opset < 13 else -1) % max(rank, 1)
+        yield from view.xs(0)[axis:]
+    elif op not in PARALLEL or op == "MatMul":
+        yield from _all(facts, view)
+
+
+def _all(facts: Facts, view: NodeView) -> list[Dim]:
+    return [Dim(name, axis) for name in view.names for axis in range(len(facts.form(name)))]
+
+
+def _silent(facts: Facts, view: NodeView, dim: Dim, spec: Linear | None) -> Mask:
+    """[index]: whether it adds nothing to a sum, because it is zero on (one of) the sides."""
+    silent = np.zeros(facts.coupling.size(dim), dtype=bool)
+    for side in (dim,) if spec is None else (spec.x, spec.w_in):
+        fact = facts.of(side.value)
+        others = tuple(a for a in range(fact.ndim) if a != side.axis)
+        silent |= (fact == 0).all(axis=others)
+    return silent
+
+
+def _needed(state: _State) -> Mask:
+    """[units]: what the outputs need. Against the order of the nodes, until nothing new is found."""
+    coupling, needed = state.coupling, state.fixed.copy()
+    found = True
+    while found:
+        found = False
+        for reading in reversed(state.readings):
+            spec = reading.contraction.spec
+            units, groups = coupling.unit_of(spec.x), spec.groups
+            if units is None:
+                continue
+            asked = reading.open & (units >= 0)
+            asked[asked] = ~(needed | state.merged)[units[asked]]
+            if not asked.any():
+                continue
+            outputs, uses = _rows(coupling, reading, needed), reading.uses
+            if groups == 1:
+                hit = (uses if outputs.all() else uses[outputs]).any(axis=0)
+            else:
+                inside = uses.reshape(groups, -1, uses.shape[1]) & outputs.reshape(groups, -1, 1)
+                hit = inside.any(axis=1).reshape(-1)
+            hit &= asked
+            needed[units[hit]] = True
+            found |= bool(hit.any())
+    return needed
+
+
+def _rows(coupling: Coupling, reading: Reading, units: Mask) -> Mask:
+    """[output]: whether it is one of these units, or cannot be cut."""
+    y = reading.contraction.spec.y
+    mine = coupling.unit_of(y) if y.value else None
+    return np.ones(reading.uses.shape[0], dtype=bool) if mine is None else (mine < 0) | units[mine]
+
+
+def _twins(state: _State, needed: Mask) -> tuple[Index, Index]:
+    """Units that can be merged, and into which: those of a group that are equal wherever weights read them."""
+    coupling = state.coupling
+    names: Names = coupling.group_of.astype(np.int64)
+    free = needed & ~state.fixed
+    readers = np.zeros(coupling.units, dtype=bool)
+    for reading in state.readings:
+        spec, columns = reading.contraction.spec, reading.contraction.columns
+        units, inputs = coupling.unit_of(spec.x), coupling.unit_of(spec.w_in)
+        if units is None or inputs is None:
+            continue
+        if columns is None:
+            free[inputs[inputs >= 0]] = False
+        readers[inputs[inputs >= 0]] = True
+        names = pair(names, _signature(coupling.units, units, reading.x))
+    able = np.flatnonzero(free & readers)
+    _, first, owner = np.unique(names[able], return_index=True, return_inverse=True)
+    target = able[first[owner]]
+    return able[able != target], target[able != target]
+
+
+def _signature(count: int, units: NDArray[np.int32], x: NDArray[np.float64]) -> Names:
+    """[units]: equal where the facts of two units' channels are, in their order; 0 where there are none."""
+    order, start, number = positions(units, count)
+    found = np.zeros(count, dtype=np.int64)
+    for size in np.unique(number[number > 0]):
+        these = np.flatnonzero(number == size)
+        channels = order[start[these][:, None] + np.arange(size)]
+        found[these] = same_rows(x[channels]) + 1 + count * int(size)
+    return found
+
+
+def positions(units: NDArray[np.int32], count: int) -> tuple[Index, Index, Index]:
+    """Indices in the order of their units, with where each unit starts and how many it has."""
+    number = np.bincount(units[units >= 0], minlength=count)
+    order = np.argsort(units, kind="stable")[np.count_nonzero(units < 0) :]
+    return order, np.cumsum(number) - number, number
+
+
+def _merge(state: _State, source: Index, target: Index) -> tuple[_State, list[list[Any]]]:
+    """Add the weights that read `source` to those that read `target`."""
+    coupling, weights = state.coupling, dict(state.weights)
+    merged, added, current = state.merged.copy(), [], []
+    merged[source] = True
+    for reading in state.readings:
+        columns, inputs = reading.contraction.columns, coupling.unit_of(reading.contraction.spec.w_in)
+        moved, into = _columns(coupling, inputs, source, target)
+        if columns is not None and moved.size:
+            name, axis = columns
+            before = constant_value(coupling.graph, name, weights)
+            assert before is not None
+            weights[name] = summed(before, axis, moved, into)
+            added.append([name, axis, moved.tolist(), into.tolist()])
+            rows = reading.contraction.rows(weights)
+            assert rows is not None
+            reading = replace(reading, uses=used(rows))
+        current.append(reading)
+    return replace(state, readings=tuple(current), merged=merged, weights=weights), added
+
+
+def _columns(
+    coupling: Coupling, inputs: NDArray[np.int32] | None, source: Index, target: Index
+) -> tuple[Index, Index]:
+    none = np.zeros(0, dtype=np.intp)
+    if inputs is None:
+        return none, none
+    order, start, number = positions(inputs, coupling.units)
+    sizes = number[source]
+    inner = np.arange(int(sizes.sum())) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return order[np.repeat(start[source], sizes) + inner], order[np.repeat(start[target], sizes) + inner]
+
+
+def _constants(state: _State, removed: Mask) -> Iterator[list[Any]]:
+    """The constants that go into biases: [output of the reader, channels, their values]."""
+    for reading in state.readings:
+        spec = reading.contraction.spec
+        units = state.coupling.unit_of(spec.x)
+        if units is None or reading.contraction.bias is None:
+            continue
+        gone = ~reading.open & (reading.x != 0) & (units >= 0) & (removed & ~state.merged)[units]
+        channels = np.flatnonzero(gone)
+        outputs = _rows(state.coupling, reading, ~removed)
+        inner = channels % reading.uses.shape[1]
+        if channels.size and reading.uses[outputs][:, inner].any():
+            yield [reading.contraction.node.outputs[0], channels.tolist(), reading.x[channels].tolist()]
