@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import gcd
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,7 +79,7 @@ class _Problem:
     order: list[NDArray[np.intp]]  # per group, least important first
     scores: NDArray[np.float64]
 
-    def kept(self, wanted: NDArray[np.float64]) -> Counts:
+    def kept(self, wanted: NDArray[np.floating[Any]]) -> Counts:
         """Whole units, rounded up to the step, within 1..count."""
         least = np.minimum(self.step, self.count)
         units = np.maximum(np.floor(wanted + 1e-9), least).astype(np.intp)
@@ -86,9 +87,9 @@ class _Problem:
         units[self.frozen] = self.count[self.frozen]
         for group, fixed in self.fixed.items():
             units[group] = fixed
-        return units
+        return np.asarray(units)
 
-    def removed(self, wanted: NDArray[np.float64]) -> Counts:
+    def removed(self, wanted: NDArray[np.floating[Any]]) -> Counts:
         """Units that go, where `wanted` are to be kept."""
         return self.count - self.kept(wanted)
 
@@ -153,7 +154,7 @@ def _local(problem: _Problem, measure: Cost, bound: float, target: Target) -> Co
         middle = (low + high) / 2
         low, high = (middle, high) if measure(removed(middle)) <= bound else (low, middle)
     found = removed(low)
-    more = found - problem.removed(np.minimum(problem.count, (problem.count - found) + 1).astype(float))
+    more = found - problem.removed(np.minimum(problem.count, (problem.count - found) + 1).astype(np.float64))
     for group in np.argsort(-found / problem.count, kind="stable"):
         trial = found.copy()
         trial[group] -= more[group]
@@ -212,9 +213,9 @@ def _problem(coupling: Coupling, scores: NDArray[np.float64], limits: Limits) ->
     for pattern, share in limits.ratios:
         if not 0 < share <= 1:
             raise OptionError(f"--ratio {pattern}={share:g}: the share kept must be in (0, 1]")
-        for group in np.flatnonzero(_matching(coupling, pattern, "--ratio") & ~frozen):
-            units = -(-max(1, int(count[group] * share + 1e-9)) // step[group]) * step[group]
-            fixed[int(group)] = int(min(units, count[group]))
+        for group in np.flatnonzero(_matching(coupling, pattern, "--ratio") & ~frozen).tolist():
+            units, whole = max(1, int(count[group] * share + 1e-9)), int(step[group])
+            fixed[group] = min(-(-units // whole) * whole, int(count[group]))
     order = [g.units[np.argsort(scores[g.units], kind="stable")] for g in coupling.groups]
     return _Problem(coupling, count, step, frozen, fixed, order, scores)
 
@@ -224,7 +225,9 @@ def _matching(coupling: Coupling, pattern: str, option: str) -> NDArray[np.bool_
         expression = re.compile(pattern)
     except re.error as error:
         raise OptionError(f"{option} {pattern!r}: not a regular expression ({error})") from error
-    hit = np.array([any(expression.search(label) for label in labels(coupling, g)) for g in range(len(coupling.groups))])
+    hit = np.array(
+        [any(expression.search(label) for label in labels(coupling, g)) for g in range(len(coupling.groups))]
+    )
     if not hit.any():
         raise OptionError(f"{option} {pattern!r} matches no tensor or node that can be cut; see `onnxprune inspect`")
     return hit

@@ -56,8 +56,10 @@ def params(coupling: Coupling) -> Cost:
     graph = coupling.graph
     terms: list[tuple[float, tuple[int, ...]]] = []
     for name in graph.parameters:
-        terms += {_term(coupling, 1.0, (Dim(use, a) for a in range(len(graph.constants[name].dims))))
-                  for use in coupling.uses[name]}
+        terms += {
+            _term(coupling, 1.0, (Dim(use, a) for a in range(len(graph.constants[name].dims))))
+            for use in coupling.uses[name]
+        }
     return _cost(coupling, terms, float(sum(graph.size(n) for n in graph.parameters)))
 
 

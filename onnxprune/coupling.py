@@ -340,10 +340,11 @@ def _ledger(coupling: Coupling) -> Iterator[Locked]:
                 state = None if number is None else solution.locks[number]
                 if size <= 1 or Dim(use, axis) in windows or state is None:
                     continue
-                whole = not isinstance(state, np.ndarray)
-                cause = solution.causes[int(state) if whole else int(state[state != 0][0])]
-                share = 1.0 if whole else float((state != 0).mean())
-                yield _locked(graph, constant, axis, cause, round(graph.size(constant) * share))
+                if isinstance(state, np.ndarray):
+                    cause, share = int(state[state != 0][0]), float(np.count_nonzero(state) / state.size)
+                else:
+                    cause, share = state, 1.0
+                yield _locked(graph, constant, axis, solution.causes[cause], round(graph.size(constant) * share))
 
 
 def _locked(graph: Graph, value: str, axis: int, cause: Cause, params: int) -> Locked:

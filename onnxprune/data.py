@@ -62,9 +62,7 @@ def read(source: Source, inputs: Inputs, batch: int | None = None, limit: int | 
     if not inputs:
         raise DataError("the model has no inputs, so it needs no data; leave the data out")
     if any(n is not None and n < 1 for n in (batch, limit)):
-        raise DataError(
-            f"batch ({batch}) and limit ({limit}) must be at least 1; leave them out to read everything"
-        )
+        raise DataError(f"batch ({batch}) and limit ({limit}) must be at least 1; leave them out to read everything")
     specs = as_specs(inputs)
     if isinstance(source, str | os.PathLike):
         source = Path(source)
@@ -73,14 +71,10 @@ def read(source: Source, inputs: Inputs, batch: int | None = None, limit: int | 
     elif isinstance(source, Iterator):
         source = list(islice(source, limit))
     elif not isinstance(source, Iterable) or (isinstance(source, np.ndarray) and not source.ndim):
-        raise DataError(
-            f"the data are a {type(source).__name__}; give a path, arrays by input name or an iterable"
-        )
+        raise DataError(f"the data are a {type(source).__name__}; give a path, arrays by input name or an iterable")
     feeds = Feeds(source, specs, min(batch, limit) if batch and limit else batch, limit)
     if next(iter(feeds), None) is None:
-        raise DataError(
-            f"{source if isinstance(source, Path) else 'the data'}: no samples; give at least one"
-        )
+        raise DataError(f"{source if isinstance(source, Path) else 'the data'}: no samples; give at least one")
     return feeds
 
 
@@ -89,9 +83,7 @@ def read(source: Source, inputs: Inputs, batch: int | None = None, limit: int | 
 Record: TypeAlias = tuple[str, Mapping[str, Any], bool]
 
 
-def _records(
-    source: Path | Mapping[str, Any] | Iterable[Any], inputs: Mapping[str, InputSpec]
-) -> Iterator[Record]:
+def _records(source: Path | Mapping[str, Any] | Iterable[Any], inputs: Mapping[str, InputSpec]) -> Iterator[Record]:
     if isinstance(source, Path):
         yield from _directory(source, inputs) if source.is_dir() else [_file(source, inputs)]
     elif isinstance(source, Mapping | np.ndarray):
@@ -106,9 +98,7 @@ def _named(value: Any, inputs: Mapping[str, InputSpec], label: str) -> Mapping[s
     if isinstance(value, Mapping):
         return value
     if len(inputs) > 1:
-        raise DataError(
-            f"{label}: one array, and the model has the inputs {', '.join(inputs)}; give them by name"
-        )
+        raise DataError(f"{label}: one array, and the model has the inputs {', '.join(inputs)}; give them by name")
     return dict.fromkeys(inputs, value)
 
 
@@ -131,9 +121,7 @@ def _directory(path: Path, inputs: Mapping[str, InputSpec]) -> Iterator[Record]:
 
 def _file(path: Path, inputs: Mapping[str, InputSpec]) -> Record:
     if path.suffix not in (".npz", ".npy"):
-        raise DataError(
-            f"{path}: '{path.suffix}' files are not read; give an .npz, an .npy or a directory of them"
-        )
+        raise DataError(f"{path}: '{path.suffix}' files are not read; give an .npz, an .npy or a directory of them")
     loaded = _load(path)
     if path.suffix == ".npz" and len(loaded) == len(inputs) == 1:  # whatever its one key is
         loaded = next(iter(loaded.values()))
@@ -147,9 +135,7 @@ def _load(path: Path) -> Any:
         with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files if archive[name].dtype.kind != "O"}
     except Exception as error:  # zipfile, zlib and numpy each have their own
-        raise DataError(
-            f"{path}: cannot be read ({one_line(error, 120)}); save it again with numpy"
-        ) from error
+        raise DataError(f"{path}: cannot be read ({one_line(error, 120)}); save it again with numpy") from error
 
 
 def _test_set(path: Path, inputs: Mapping[str, InputSpec]) -> Record:
@@ -184,16 +170,12 @@ class _Stack:
         return _cast(self.array[index * self.step : (index + 1) * self.step], self.dtype, self.where)
 
 
-def _cut(
-    label: str, arrays: Mapping[str, Any], inputs: Mapping[str, InputSpec], batch: int | None
-) -> Iterator[Feed]:
+def _cut(label: str, arrays: Mapping[str, Any], inputs: Mapping[str, InputSpec], batch: int | None) -> Iterator[Feed]:
     """Cut a record into feeds of `batch` rows (None: all), or of the model's own number where it is fixed."""
     missing = [name for name in inputs if name not in arrays]
     if missing:
         found = ", ".join(map(str, arrays)) or "none"
-        raise DataError(
-            f"{label}: no array for input {', '.join(missing)} (found: {found}); name one for every input"
-        )
+        raise DataError(f"{label}: no array for input {', '.join(missing)} (found: {found}); name one for every input")
     stacks = [_stack(f"{label}: input '{name}'", arrays[name], spec, batch) for name, spec in inputs.items()]
     count = max(stack.count for stack in stacks)
     for stack in stacks:
@@ -219,9 +201,7 @@ def _stack(where: str, value: Any, spec: InputSpec, batch: int | None) -> _Stack
         hint = "stack samples on axis 0 in the model's layout and size"
         if len(array.shape) == len(axes) == 4 and axes[1] == array.shape[3]:
             hint = "it looks channels-last: transpose it by (0, 3, 1, 2)"
-        raise DataError(
-            f"{where} wants {spec} and the data are {InputSpec(given.dtype, given.shape)}; {hint}"
-        )
+        raise DataError(f"{where} wants {spec} and the data are {InputSpec(given.dtype, given.shape)}; {hint}")
     if not array.ndim:
         return _Stack(array, spec.dtype, where, None, 1, constant=True)
     if stacked:
@@ -229,9 +209,7 @@ def _stack(where: str, value: Any, spec: InputSpec, batch: int | None) -> _Stack
     fixed = axes[0] if isinstance(axes[0], int) and axes[0] >= 0 else None
     step = (batch or len(array)) if fixed is None else fixed
     if not len(array) or not step or (fixed and len(array) < fixed):
-        raise DataError(
-            f"{where} wants {fixed or 1} samples at a time and the data hold {len(array)}; give more"
-        )
+        raise DataError(f"{where} wants {fixed or 1} samples at a time and the data hold {len(array)}; give more")
     count = -(-len(array) // step) if fixed is None else len(array) // step
     return _Stack(array, spec.dtype, where, step, count, constant=len(array) == fixed)
 

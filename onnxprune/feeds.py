@@ -21,9 +21,7 @@ from onnxprune.errors import DataError, ModelError, ShapeError
 Array: TypeAlias = NDArray[Any]
 Feed: TypeAlias = dict[str, Array]
 Axis: TypeAlias = int | str | None  # a free axis is a name or None
-Inputs: TypeAlias = Mapping[
-    str, tuple[Any, Sequence[Axis] | None]
-]  # name -> dtype, shape (None: unknown rank)
+Inputs: TypeAlias = Mapping[str, tuple[Any, Sequence[Axis] | None]]  # name -> dtype, shape (None: unknown rank)
 Shapes: TypeAlias = Mapping[str, Sequence[int]]
 Source: TypeAlias = str | os.PathLike[str] | Mapping[str, Any] | Iterable[Any]
 
@@ -85,9 +83,7 @@ def input_specs(model: Any) -> dict[str, InputSpec]:
 def _session_spec(meta: Any) -> InputSpec:
     kind = re.fullmatch(r"tensor\((\w+)\)", meta.type)
     if kind is None:
-        raise DataError(
-            f"input '{meta.name}' is a {meta.type}, not a tensor, and cannot be fed; export it as one"
-        )
+        raise DataError(f"input '{meta.name}' is a {meta.type}, not a tensor, and cannot be fed; export it as one")
     element = onnx.TensorProto.DataType.Value(kind[1].upper())
     return InputSpec(onnx.helper.tensor_dtype_to_np_dtype(element), tuple(meta.shape))
 
@@ -161,12 +157,8 @@ def _bind(name: str, shape: tuple[int, ...], specs: Mapping[str, InputSpec]) -> 
     axes = specs[name].shape
     if axes is None:
         return {}
-    if len(axes) != len(shape) or any(
-        n < 0 or not (is_free(a) or a == n) for a, n in zip(axes, shape, strict=True)
-    ):
-        raise ShapeError(
-            f"input '{name}' is {specs[name]} and cannot take {list(shape)}; give a shape that fits"
-        )
+    if len(axes) != len(shape) or any(n < 0 or not (is_free(a) or a == n) for a, n in zip(axes, shape, strict=True)):
+        raise ShapeError(f"input '{name}' is {specs[name]} and cannot take {list(shape)}; give a shape that fits")
     return {axis: size for axis, size in zip(axes, shape, strict=True) if isinstance(axis, str)}
 
 
@@ -205,9 +197,7 @@ def random_feeds(model: Any, seed: int = 0, count: int = 1, shapes: Shapes | Non
     specs = input_specs(model)
     chosen = choose_shapes(specs, shapes).shapes
     streams = [np.random.default_rng([seed, index]) for index in range(count)]
-    return [
-        {name: _draw(rng, name, spec.dtype, chosen[name]) for name, spec in specs.items()} for rng in streams
-    ]
+    return [{name: _draw(rng, name, spec.dtype, chosen[name]) for name, spec in specs.items()} for rng in streams]
 
 
 def _draw(rng: np.random.Generator, name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
@@ -217,9 +207,7 @@ def _draw(rng: np.random.Generator, name: str, dtype: np.dtype[Any], shape: tupl
         return np.full(shape, "a", dtype=object)
     if "mask" in name.lower():
         return np.ones(shape, dtype=dtype)
-    return np.asarray(rng.integers(0, 256 if dtype == np.uint8 and len(shape) == 4 else 2, shape)).astype(
-        dtype
-    )
+    return np.asarray(rng.integers(0, 256 if dtype == np.uint8 and len(shape) == 4 else 2, shape)).astype(dtype)
 
 
 def rows(feed: Mapping[str, Array]) -> int:

@@ -6,6 +6,7 @@ external data file) and become arrays only when somebody asks for one.
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import tempfile
@@ -112,7 +113,7 @@ class Graph:
 
     def size(self, name: str) -> int:
         """Number of elements of a constant."""
-        return int(np.prod(self.constants[name].dims, dtype=np.int64))
+        return math.prod(self.constants[name].dims)
 
     @cached_property
     def parameters(self) -> tuple[str, ...]:
@@ -184,9 +185,7 @@ def read_tensor(tensor: TensorProto, folder: Path | None) -> np.ndarray[Any, Any
 
 
 PACKED = frozenset(
-    getattr(TensorProto, n)
-    for n in ("INT4", "UINT4", "FLOAT4E2M1", "INT2", "UINT2")
-    if hasattr(TensorProto, n)
+    getattr(TensorProto, n) for n in ("INT4", "UINT4", "FLOAT4E2M1", "INT2", "UINT2") if hasattr(TensorProto, n)
 )
 
 
@@ -264,7 +263,7 @@ def is_external(graph: Graph) -> bool:
 def file_bytes(graph: Graph) -> int:
     """Size in bytes of the model with its external data."""
     if graph.path is None:
-        return graph.proto.ByteSize()
+        return int(graph.proto.ByteSize())
     return graph.path.stat().st_size + sum(p.stat().st_size for p in _data_files(graph))
 
 
@@ -324,7 +323,8 @@ def _constant_node(node: NodeProto) -> TensorProto | None:
         return None
     attribute = node.attribute[0]
     if attribute.name == "value":
-        return attribute.t
+        tensor: TensorProto = attribute.t
+        return tensor
     kinds = {"value_int": np.int64, "value_ints": np.int64, "value_float": np.float32, "value_floats": np.float32}
     if attribute.name not in kinds:
         return None
@@ -338,9 +338,7 @@ def _node(index: int, proto: NodeProto) -> Node:
     for attribute in proto.attribute:
         for graph in [attribute.g] if attribute.type == AttributeProto.GRAPH else attribute.graphs:
             captures |= _free_names(graph)
-    return Node(
-        index, proto, proto.op_type, domain, tuple(proto.input), tuple(proto.output), tuple(sorted(captures))
-    )
+    return Node(index, proto, proto.op_type, domain, tuple(proto.input), tuple(proto.output), tuple(sorted(captures)))
 
 
 def _free_names(graph: GraphProto) -> set[str]:

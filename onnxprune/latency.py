@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import platform
+from importlib import import_module
+from typing import Any
 
 from onnxprune.errors import OptionError
 
@@ -41,6 +43,5 @@ def resolve_align(align: str | int, provider: str) -> int:
 
 
 def _has_avx512() -> bool:
-    from numpy._core import _multiarray_umath
-
-    return bool(_multiarray_umath.__cpu_features__.get("AVX512F", False))
+    umath: Any = import_module("numpy._core._multiarray_umath")  # NumPy has no public name for it
+    return bool(umath.__cpu_features__.get("AVX512F", False))

@@ -93,7 +93,9 @@ class Parity:
     @property
     def vacuous(self) -> tuple[str, ...]:
         """Outputs that say nothing: their reference was (nearly) zero, empty or not finite throughout."""
-        silent = (o for o in self.outputs if not o.note and not o.max_ref or o.relative > self.tolerance and o.is_noise)
+        silent = (
+            o for o in self.outputs if (not o.note and not o.max_ref) or (o.relative > self.tolerance and o.is_noise)
+        )
         return tuple(o.name for o in silent)
 
     def to_dict(self) -> dict[str, Any]:

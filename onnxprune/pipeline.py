@@ -225,8 +225,6 @@ def _sizes(original: Graph, pruned: ModelProto, written: Path | None) -> Record:
         },
         "file_bytes": {
             "before": graphs.file_bytes(original),
-            "after": sum(p.stat().st_size for p in written.parent.iterdir())
-            if written
-            else pruned.ByteSize(),
+            "after": sum(p.stat().st_size for p in written.parent.iterdir()) if written else pruned.ByteSize(),
         },
     }

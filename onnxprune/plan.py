@@ -172,24 +172,21 @@ def removed_units(coupling: Coupling, plan: Plan) -> NDArray[np.bool_]:
         if len(variants) > 1 or (len(uses) > 1 and variants[0]) or not uses:
             continue  # which user reads which copy follows from the other tensors of the units
         for axis, size in enumerate(graph.constants[constant].dims):
-            index = variants[0].get(axis)
+            here = np.zeros(size, dtype=bool)
+            if axis in variants[0]:
+                here[:] = True
+                here[variants[0][axis]] = False
             units = coupling.unit_of(Dim(uses[0], axis))
-            here = np.ones(size, dtype=bool)
-            if index is not None:
-                here[index] = False
-            elif units is None or size == 0:
-                continue
-            else:
-                here[:] = False
-            if index is not None and (units is None or (units[here] < 0).any()):
+            if here.any() and (units is None or (units[here] < 0).any()):
                 raise PlanError(f"{graph.name}: the plan cuts {constant!r} along axis {axis}, which is locked here")
-            assert units is not None
-            gone[units[here]] = True
-            left = units[~here]
-            stays[left[left >= 0]] = True
+            if units is not None:
+                gone[units[here]] = True
+                stays[units[~here & (units >= 0)]] = True
     if (both := np.flatnonzero(gone & stays)).size:
         name = coupling.groups[coupling.group_of[both[0]]].name
-        raise PlanError(f"{graph.name}: the plan removes part of a unit of group {name!r}; make it again for this model")
+        raise PlanError(
+            f"{graph.name}: the plan removes part of a unit of group {name!r}; make it again for this model"
+        )
     again = make_plan(coupling, gone, plan.folds)
     if again.splits != plan.splits or {n: _key(c) for n, c in again.kept.items()} != {
         n: _key(c) for n, c in plan.kept.items()

@@ -65,9 +65,7 @@ def resolve(provider: str) -> str:
     if not there:
         have = ", ".join(short for short, (_, here) in known.items() if here)
         hint = _PROVIDERS[provider][1]
-        raise ProviderError(
-            f"provider '{provider}': not in this ONNX Runtime, which has {have}; to get it, {hint}"
-        )
+        raise ProviderError(f"provider '{provider}': not in this ONNX Runtime, which has {have}; to get it, {hint}")
     return name
 
 
@@ -106,9 +104,7 @@ def session(
     import onnxruntime
 
     if threads is not None and threads < 1:
-        raise OptionError(
-            f"threads must be at least 1, not {threads}; leave it out for ONNX Runtime's choice"
-        )
+        raise OptionError(f"threads must be at least 1, not {threads}; leave it out for ONNX Runtime's choice")
     wanted, source = resolve(provider), _source(model)
     levels = onnxruntime.GraphOptimizationLevel
     options = onnxruntime.SessionOptions()
@@ -161,24 +157,16 @@ def _source(model: Model) -> str | bytes:
         if not os.path.isfile(model):
             raise ModelError(f"{name}: no such file; check the path")
         return os.fspath(model)
-    external = next(
-        (t for t in model.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL), None
-    )
+    external = next((t for t in model.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL), None)
     if external is not None:
-        raise ModelError(
-            f"{name}: the data of '{external.name}' are in another file; pass the model's path instead"
-        )
+        raise ModelError(f"{name}: the data of '{external.name}' are in another file; pass the model's path instead")
     try:
         return bytes(model.SerializeToString())
     except Exception as error:  # ValueError or protobuf's EncodeError, by version
-        raise ModelError(
-            f"{name}: cannot be passed in memory (over 2 GB?); save it and pass the path"
-        ) from error
+        raise ModelError(f"{name}: cannot be passed in memory (over 2 GB?); save it and pass the path") from error
 
 
-def run(
-    session: InferenceSession, feed: Mapping[str, Array], outputs: Sequence[str] | None = None
-) -> dict[str, Any]:
+def run(session: InferenceSession, feed: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Any]:
     """One run: output name -> value (an array; a list or dict where the model returns sequences or maps).
 
     Raises:

@@ -23,11 +23,11 @@ NUMERIC = frozenset({TensorProto.INT64, TensorProto.INT32, TensorProto.FLOAT, Te
 
 
 class Leaf(NamedTuple):
-    """Element `index` of the constant that `node` reads at input `slot`."""
+    """Element `place` of the constant that `node` reads at input `slot`."""
 
     node: int
     slot: int
-    index: int
+    place: int
 
 
 class SizeOf(NamedTuple):
@@ -133,7 +133,7 @@ class ShapeFlow:
 
     def _evaluate(self, node: Node) -> Numbers | None:
         """What any other op makes of small tensors that are all known (the pads that exporters compute, say)."""
-        if node.domain or node.captures or len(node.outputs) != 1 or not node.inputs:
+        if node.domain or node.captures or len(node.outputs) != 1 or not node.inputs or self._read(node, 0) is None:
             return None
         feeds: dict[str, np.ndarray[Any, Any]] = {}
         sizes: frozenset[SizeOf] = frozenset()
@@ -239,8 +239,8 @@ def _run(node: Node, opset: int, feeds: dict[str, np.ndarray[Any, Any]]) -> np.n
         helper.make_graph([node.proto], "step", inputs, outputs), opset_imports=[helper.make_opsetid("", opset)]
     )
     try:
-        return np.asarray(ReferenceEvaluator(model).run(None, feeds)[0])
-    except Exception:  # noqa: BLE001 - the reference implementation raises what it likes; then nothing is known
+        return np.asarray(ReferenceEvaluator(model).run(None, {**feeds})[0])
+    except Exception:
         return None
 
 
@@ -276,14 +276,12 @@ def _each(function: Callable[[Any], int | float], keep: bool = False) -> Step:
 def _arithmetic(function: Callable[[Any, Any], Any]) -> Step:
     def step(flow: ShapeFlow, node: Node) -> Numbers | None:
         a, b = flow._read(node, 0), flow._read(node, 1)
-        if a is None or b is None or len(a) != len(b) and 1 not in (len(a), len(b)):
+        if a is None or b is None or (len(a) != len(b) and 1 not in (len(a), len(b))):
             return None
         length = max(len(a), len(b))
         pairs = zip(a * (length // len(a)), b * (length // len(b)), strict=True)
         return tuple(
-            Number(
-                None if p.value is None or q.value is None else function(p.value, q.value), None, p.sizes | q.sizes
-            )
+            Number(None if p.value is None or q.value is None else function(p.value, q.value), None, p.sizes | q.sizes)
             for p, q in pairs
         )
 

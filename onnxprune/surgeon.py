@@ -31,7 +31,7 @@ def to_graphsurgeon(model: ModelProto) -> gs.Graph:
     copy.CopyFrom(model)  # graph-surgeon writes names into the tensors that it is given
     try:
         return gs.import_onnx(copy)
-    except Exception as error:  # noqa: BLE001 - graph-surgeon raises many types
+    except Exception as error:
         raise ModelError(f"the model cannot be read as a graph to edit: {one_line(error, 200)}") from error
 
 
@@ -43,16 +43,14 @@ def from_graphsurgeon(graph: gs.Graph, like: ModelProto) -> ModelProto:
     """
     try:
         made = gs.export_onnx(graph, do_type_check=False)
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         raise ModelError(f"the edited graph cannot be written as a model: {one_line(error, 200)}") from error
     plain = gs.export_onnx(to_graphsurgeon(_light(like)), do_type_check=False)
     model = ModelProto()
     for field, value in like.ListFields():
         if field.name not in ("graph", "functions", "opset_import"):
             _set(model, field, value)
-    model.functions.extend(
-        like.functions if list(made.functions) == list(plain.functions) else made.functions
-    )
+    model.functions.extend(like.functions if list(made.functions) == list(plain.functions) else made.functions)
     model.opset_import.extend(like.opset_import)
     known = {o.domain for o in like.opset_import} | {"", "ai.onnx"}
     model.opset_import.extend(o for o in made.opset_import if o.domain not in known)
@@ -105,9 +103,7 @@ def _set(target: Any, field: Any, value: Any) -> None:
         setattr(target, field.name, value)
 
 
-def _nodes(
-    made: Iterable[NodeProto], plain: Iterable[NodeProto], source: Iterable[NodeProto]
-) -> Iterator[NodeProto]:
+def _nodes(made: Iterable[NodeProto], plain: Iterable[NodeProto], source: Iterable[NodeProto]) -> Iterator[NodeProto]:
     """Original nodes where the edit did not touch them; edited ones with the notes of the original."""
     originals = {tuple(n.output): n for n in source}
     untouched = {tuple(n.output): n for n in plain}

@@ -94,8 +94,9 @@ def mask(coupling: Coupling, removed: Removed) -> ModelProto:
             fill = _zero(coupling, use)
             for axis, index in cuts.items():
                 gone = np.delete(np.arange(array.shape[axis]), index)
-                place = (*[slice(None)] * axis, gone)
-                array[place] = np.broadcast_to(fill, array.shape)[place] if fill is not None else array[place]
+                if fill is not None:
+                    rows = np.moveaxis(array, axis, 0)
+                    rows[gone] = np.moveaxis(np.broadcast_to(fill, array.shape), axis, 0)[gone]
             target = holders[constant]
             if use != constant:  # a private copy of a shared vector
                 target = model.graph.initializer.add()
@@ -114,8 +115,8 @@ def _zero(coupling: Coupling, use: str) -> NDArray[Any] | None:
     graph, constant = coupling.graph, coupling.source.get(use, use)
     users = graph.consumers.get(constant, [])
     if use != constant:
-        node, slot = use.rpartition("@")[2].split(":")
-        users = [(graph.nodes[int(node)], int(slot))]
+        reader, place = use.rpartition("@")[2].split(":")
+        users = [(graph.nodes[int(reader)], int(place))]
     dtype = helper.tensor_dtype_to_np_dtype(graph.constants[constant].data_type)
     zero = np.zeros((), dtype=dtype)
     for node, slot in users:
@@ -219,7 +220,7 @@ def _sizes(state: _Cut) -> dict[tuple[int, int], NDArray[Any]]:
     for _, sized in coupling.sized:
         source = sized.number.source
         if isinstance(source, Leaf) and state.touches(sized.dim):
-            wanted[source.node, source.slot][source.index] = state.kept(sized.dim).size
+            wanted[source.node, source.slot][source.place] = state.kept(sized.dim).size
     changed: dict[tuple[int, int], NDArray[Any]] = {}
     for (node, slot), sizes in wanted.items():
         name = graph.nodes[node].inputs[slot]
@@ -258,7 +259,9 @@ def _apply(graph: GraphProto, proto: NodeProto, node: Node, edit: SetAttr | SetI
         else:
             found.CopyFrom(new)
         return
-    name = f"{(proto.input[edit.slot] if edit.slot < len(proto.input) else '') or node.label}_cut{node.index}_{edit.slot}"
+    name = (
+        f"{(proto.input[edit.slot] if edit.slot < len(proto.input) else '') or node.label}_cut{node.index}_{edit.slot}"
+    )
     graph.initializer.append(numpy_helper.from_array(edit.value, name))
     while len(proto.input) <= edit.slot:
         proto.input.append("")

@@ -183,17 +183,13 @@ def bench(
     specs = input_specs(sessions[0])
     for model, other in zip(models[1:], sessions[1:], strict=True):
         if set(input_specs(other)) != set(specs):
-            raise ModelError(
-                f"{model_name(model)}: its inputs are not those of {model_name(a)}; bench it alone"
-            )
+            raise ModelError(f"{model_name(model)}: its inputs are not those of {model_name(a)}; bench it alone")
     kept = random_feeds(sessions[0], shapes=shapes) if feeds is None else list(islice(feeds, MAX_FEEDS))
     if not kept:
         raise DataError("bench needs at least one feed and got none; leave `feeds` out for a random one")
     for s, feed in ((s, feed) for s in sessions for feed in kept):
         run(s, feed)  # so that what does not run says so, by name
-    clock = _Clock(
-        [[_runner(s, feed, _DEVICES.get(provider)) for feed in kept] for s in sessions], warmup, max_seconds
-    )
+    clock = _Clock([[_runner(s, feed, _DEVICES.get(provider)) for feed in kept] for s in sessions], warmup, max_seconds)
     started, before = time.perf_counter(), _others_cpu()
     times, converged = clock.measure(runs, min_seconds, max_seconds)
     seconds, after = time.perf_counter() - started, _others_cpu()

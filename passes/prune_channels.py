@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from onnxprune.lossless import lossless
-
 from onnxprune.allocation import Limits, allocate, parse_target
 from onnxprune.coupling import couple
 from onnxprune.criteria.base import score
 from onnxprune.graph import Graph
 from onnxprune.latency import resolve_align
+from onnxprune.lossless import lossless
 from onnxprune.outcome import carry_out
 from onnxprune.passes import register
 from onnxprune.plan import make_plan

@@ -28,6 +28,7 @@ ROOMS = (
     "shapeflow",
     "rules",
     "zeros",
+    "spread",
     "solver",
     "coupling",
     "surgeon",

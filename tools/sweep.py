@@ -27,7 +27,7 @@ ALIVE = 1e-4
 LOCKS = 12  # kept per model
 
 
-def examine(path: Path, target: str, scope: str, align: int) -> Row:
+def examine(path: Path, target: str, scope: str, align: int, shapes: dict[str, tuple[int, ...]]) -> Row:
     """Prune one model and compare it with its masked original."""
     from onnxprune import Limits, Options, allocate, couple, cut, load, make_plan, mask, parse_target, score
     from onnxprune.cost import macs
@@ -50,7 +50,7 @@ def examine(path: Path, target: str, scope: str, align: int) -> Row:
     for lock in coupled.locked:
         locks[lock.op, lock.reason] += lock.params
     row["locks"] = [[op, why, n / max(1, counts["params"])] for (op, why), n in locks.most_common(LOCKS)]
-    return row | _verdict(model, mask(coupled, removed))
+    return row | _verdict(model, mask(coupled, removed), shapes)
 
 
 def _elements(graph: Any) -> int:
@@ -63,22 +63,24 @@ def _per_group(coupled: Any, removed: Any) -> Any:
     return np.bincount(coupled.group_of[removed], minlength=len(coupled.groups))
 
 
-def _verdict(model: Any, masked: Any) -> Row:
+def _verdict(model: Any, masked: Any, shapes: dict[str, tuple[int, ...]]) -> Row:
     """Checker, session, parity, and whether the outputs depend on the inputs at all."""
     import onnx
 
-    from onnxprune import runtime
+    from onnxprune.feeds import random_feeds
+    from onnxprune.parity import compare, parity
+    from onnxprune.runtime import run, session
 
     onnx.checker.check_model(model)
     onnx.shape_inference.infer_shapes(model, strict_mode=True)
-    feeds = runtime.random_feeds(masked, count=2)
-    found = runtime.parity(masked, model, feeds, threads=1)
-    session = runtime.session(masked, threads=1, optimize=False, arena=False)
-    first, second = (runtime.run(session, feed) for feed in feeds)
+    feeds = random_feeds(masked, count=2, shapes=shapes)
+    found = parity(masked, model, feeds, threads=1)
+    still = session(masked, threads=1, optimize=False, arena=False)
+    first, second = (run(still, feed) for feed in feeds)
     noise: float | None = 0.0
     if not found.exact:  # how far the masked original is from itself, summed in another order
-        other = runtime.session(masked, threads=1, arena=False)
-        noise = runtime.compare(first, runtime.run(other, feeds[0])).to_dict()["relative"]
+        other = session(masked, threads=1, arena=False)
+        noise = compare(first, run(other, feeds[0])).to_dict()["relative"]
     return {
         "noise": noise,
         "parity": found.to_dict()["relative"],
@@ -86,13 +88,14 @@ def _verdict(model: Any, masked: Any) -> Row:
         "exact": found.exact,
         "tolerance": found.tolerance,
         "vacuous": list(found.vacuous),
-        "alive": runtime.compare(first, second).to_dict()["relative"],
+        "alive": compare(first, second).to_dict()["relative"],
     }
 
 
 def isolated(path: Path, arguments: argparse.Namespace) -> Row:
     """`examine` in a process of its own, with a time limit; what went wrong becomes a row."""
-    options = ["--target", arguments.target, "--scope", arguments.scope, "--align", str(arguments.align)]
+    shapes = [f"--shape={n}={'x'.join(map(str, s))}" for n, s in arguments.shape]
+    options = [*shapes, "--target", arguments.target, "--scope", arguments.scope, "--align", str(arguments.align)]
     command = [sys.executable, __file__, "--one", str(path), *options]
     row: Row = {"model": str(path), "target": arguments.target, "scope": arguments.scope}
     row["align"] = arguments.align
@@ -148,6 +151,12 @@ def models(paths: Iterable[Path]) -> list[Path]:
     return sorted(found, key=lambda p: (p.stat().st_size, p))
 
 
+def shape(text: str) -> tuple[str, tuple[int, ...]]:
+    """`x=1x3x48x320` as a name and a shape."""
+    name, _, sizes = text.rpartition("=")
+    return name, tuple(int(size) for size in sizes.split("x"))
+
+
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("paths", nargs="*", type=Path, help=".onnx files, or folders with some")
@@ -156,6 +165,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--align", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--timeout", type=float, default=600, help="seconds a model")
+    parser.add_argument("--shape", action="append", type=shape, default=[], help="NAME=1x3x48x320: the feeds'")
     parser.add_argument("--resume", type=Path, help="a JSON-lines file: read, and appended to")
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -164,7 +174,7 @@ def arguments() -> argparse.Namespace:
 def main() -> int:
     args = arguments()
     if args.one:
-        print(json.dumps(examine(args.one, args.target, args.scope, args.align)))
+        print(json.dumps(examine(args.one, args.target, args.scope, args.align, dict(args.shape))))
         return 0
     known: dict[str, Row] = {}
     if args.resume and args.resume.exists():

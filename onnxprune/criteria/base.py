@@ -17,6 +17,7 @@ from onnxprune.rules.base import Dim
 Scores = NDArray[np.float64]
 Array = NDArray[Any]
 
+
 @dataclass(frozen=True)
 class Context:
     """What a criterion may use. `combine`: how the tensors of a unit are put together; `seed`: for random choices."""

@@ -241,9 +241,7 @@ def _merge(state: _State, source: Index, target: Index) -> tuple[_State, list[li
     return replace(state, readings=tuple(current), merged=merged, weights=weights), added
 
 
-def _columns(
-    coupling: Coupling, inputs: NDArray[np.int32] | None, source: Index, target: Index
-) -> tuple[Index, Index]:
+def _columns(coupling: Coupling, inputs: NDArray[np.int32] | None, source: Index, target: Index) -> tuple[Index, Index]:
     none = np.zeros(0, dtype=np.intp)
     if inputs is None:
         return none, none

@@ -287,4 +287,3 @@ def _size(size: int | str | None) -> int:
     if not isinstance(size, int):
         raise Unknown("an open size")
     return size
-

@@ -158,7 +158,20 @@ def keeps_zero(
 
 # Ops through which a weight stays a weight: a zeroed slice of the source is a zero slice of the result.
 ZERO_PRESERVING = frozenset(
-    ["Identity", "Transpose", "Reshape", "Cast", "DequantizeLinear", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Split", "Concat", "Gather"]
+    [
+        "Identity",
+        "Transpose",
+        "Reshape",
+        "Cast",
+        "DequantizeLinear",
+        "Squeeze",
+        "Unsqueeze",
+        "Flatten",
+        "Slice",
+        "Split",
+        "Concat",
+        "Gather",
+    ]
 )
 
 

@@ -7,14 +7,116 @@ from collections.abc import Iterator
 from onnxprune.rules.base import Constraint, NodeView, Tie, keeps_zero, rule
 from onnxprune.rules.broadcast import tie_broadcast
 
-UNARY = ["Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Cast", "Ceil", "Celu", "Cos", "Cosh", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "Identity", "IsInf", "IsNaN", "LeakyRelu", "Log", "Mish", "Neg", "Not", "Reciprocal", "Relu", "Round", "Selu", "Shrink", "Sigmoid", "Sign", "Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "Swish", "Tan", "Tanh", "ThresholdedRelu"]
+UNARY = [
+    "Abs",
+    "Acos",
+    "Acosh",
+    "Asin",
+    "Asinh",
+    "Atan",
+    "Atanh",
+    "Cast",
+    "Ceil",
+    "Celu",
+    "Cos",
+    "Cosh",
+    "Elu",
+    "Erf",
+    "Exp",
+    "Floor",
+    "Gelu",
+    "HardSigmoid",
+    "HardSwish",
+    "Identity",
+    "IsInf",
+    "IsNaN",
+    "LeakyRelu",
+    "Log",
+    "Mish",
+    "Neg",
+    "Not",
+    "Reciprocal",
+    "Relu",
+    "Round",
+    "Selu",
+    "Shrink",
+    "Sigmoid",
+    "Sign",
+    "Sin",
+    "Sinh",
+    "Softplus",
+    "Softsign",
+    "Sqrt",
+    "Swish",
+    "Tan",
+    "Tanh",
+    "ThresholdedRelu",
+]
 
-BROADCAST = ["Add", "And", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Clip", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Mean", "Min", "Mod", "Mul", "Or", "PRelu", "Pow", "Sub", "Sum", "Where", "Xor"]
+BROADCAST = [
+    "Add",
+    "And",
+    "BitShift",
+    "BitwiseAnd",
+    "BitwiseOr",
+    "BitwiseXor",
+    "Clip",
+    "Div",
+    "Equal",
+    "Greater",
+    "GreaterOrEqual",
+    "Less",
+    "LessOrEqual",
+    "Max",
+    "Mean",
+    "Min",
+    "Mod",
+    "Mul",
+    "Or",
+    "PRelu",
+    "Pow",
+    "Sub",
+    "Sum",
+    "Where",
+    "Xor",
+]
 
 keeps_zero(
     "all",
-    *["Abs", "Asin", "Asinh", "Atan", "Cast", "Ceil", "Celu", "Elu", "Erf", "Floor", "Gelu", "HardSwish", "Identity", "LeakyRelu", "Mish", "Neg", "Relu"],
-    *["Round", "Selu", "Shrink", "Sign", "Sin", "Sinh", "Softsign", "Sqrt", "Swish", "Tan", "Tanh", "ThresholdedRelu", "Dropout"],
+    *[
+        "Abs",
+        "Asin",
+        "Asinh",
+        "Atan",
+        "Cast",
+        "Ceil",
+        "Celu",
+        "Elu",
+        "Erf",
+        "Floor",
+        "Gelu",
+        "HardSwish",
+        "Identity",
+        "LeakyRelu",
+        "Mish",
+        "Neg",
+        "Relu",
+    ],
+    *[
+        "Round",
+        "Selu",
+        "Shrink",
+        "Sign",
+        "Sin",
+        "Sinh",
+        "Softsign",
+        "Sqrt",
+        "Swish",
+        "Tan",
+        "Tanh",
+        "ThresholdedRelu",
+        "Dropout",
+    ],
     *["Add", "Max", "Mean", "Min", "Sub", "Sum"],
     slots=None,
 )
@@ -31,9 +133,7 @@ def _spans_zero(n: NodeView) -> bool:
 
 
 keeps_zero("all", "Clip", slots=(0,), when=_spans_zero)
-keeps_zero(
-    "all", "Pow", slots=(0,), when=lambda n: (power := n.const(1)) is not None and bool((power > 0).all())
-)
+keeps_zero("all", "Pow", slots=(0,), when=lambda n: (power := n.const(1)) is not None and bool((power > 0).all()))
 
 
 @rule(*UNARY)

@@ -18,9 +18,7 @@ keeps_zero(
     "GlobalMaxPool",
     slots=(0,),
 )
-keeps_zero(
-    "all", *(f"Reduce{kind}" for kind in REDUCE if not kind.startswith("Log") and kind != "Prod"), slots=(0,)
-)
+keeps_zero("all", *(f"Reduce{kind}" for kind in REDUCE if not kind.startswith("Log") and kind != "Prod"), slots=(0,))
 keeps_zero("any", "ReduceProd")
 
 

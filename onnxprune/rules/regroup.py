@@ -135,6 +135,4 @@ def _cut(n: NodeView, dims: Sequence[tuple[Dim, int, int]], stride: int, size: i
     if digits.size > size:
         constraints.append(Tie(first, first, np.arange(digits.size), representative[digits]))
     constraints += [Tie(dim, first, np.arange(d.size), representative[d]) for dim, d in rest]
-    return Alternative(
-        f"factor {size}", tuple(constraints), cuts=(first,), levels=max(1, size // n.options.align)
-    )
+    return Alternative(f"factor {size}", tuple(constraints), cuts=(first,), levels=max(1, size // n.options.align))

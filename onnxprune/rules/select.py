@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onnxprune.rules.base import (
     Constraint,
@@ -253,5 +255,5 @@ def _lock_both(x: Dim, y: Dim, reason: str) -> Iterator[Constraint]:
     yield Lock(y, reason)
 
 
-def _like(old: np.ndarray | None, values: Sequence[int]) -> np.ndarray:  # type: ignore[type-arg]
+def _like(old: NDArray[Any] | None, values: Sequence[int]) -> NDArray[Any]:
     return np.array(values, dtype=np.int64 if old is None else old.dtype)
