@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -298,7 +299,7 @@ def _roles(coupling: Coupling) -> dict[Dim, str]:
 
 
 def _trace_back(coupling: Coupling, known: dict[str, Dim], roles: dict[Dim, str]) -> None:
-    """Carry roles back through Identity, Transpose, DequantizeLinear... to the constant that the tensor is made from."""
+    """Carry roles back through Identity, Transpose, DequantizeLinear... to the constant behind the tensor."""
     graph, class_of = coupling.graph, coupling.solution.class_of
     name = next(iter(known.values())).value
     while (maker := graph.producer.get(name)) is not None and maker.op in ZERO_PRESERVING and maker.inputs:
@@ -319,7 +320,7 @@ def _groups(coupling: Coupling) -> Iterator[Group]:
             for g in np.unique(coupling.group_of[units[units >= 0]]):
                 members.setdefault(int(g), []).append(member)
     taken: Counter[str] = Counter()
-    for g, (start, end) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+    for g, (start, end) in enumerate(pairwise(bounds)):
         ours = members.get(g, [])
         first = next((m for m in ours if m.role == "out"), ours[0] if ours else None)
         name = first.constant if first else f"group {g}"

@@ -99,15 +99,18 @@ def _proto_spec(info: onnx.ValueInfoProto) -> InputSpec:
 
 
 def as_specs(inputs: Inputs) -> dict[str, InputSpec]:
+    """Inputs as anybody may write them, as specs."""
     shapes = {name: None if shape is None else tuple(shape) for name, (_, shape) in inputs.items()}
     return {name: InputSpec(np.dtype(dtype), shapes[name]) for name, (dtype, _) in inputs.items()}
 
 
 def is_free(axis: Axis) -> bool:
+    """Whether the model leaves an axis open."""
     return not isinstance(axis, int) or axis < 0
 
 
 def is_float(dtype: np.dtype[Any]) -> bool:
+    """Whether a type is a float, NumPy's own or one of ml_dtypes."""
     return dtype.name.startswith(("float", "bfloat"))
 
 

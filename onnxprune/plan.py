@@ -37,7 +37,7 @@ class Plan:
 
     kept: Mapping[str, Mapping[int, Index]]
     splits: Mapping[str, str] = field(default_factory=dict)
-    options: Options = Options()
+    options: Options = field(default_factory=Options)
     folds: Mapping[str, Any] = field(default_factory=dict)
     graph: Graph | None = None
     given_sha256: str | None = None

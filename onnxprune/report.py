@@ -56,7 +56,7 @@ def table(record: Record) -> list[RenderableType]:
         ("fidelity", _lines(words.fidelity(record), words.inputs(record))),
         ("measured", _lines(*words.conditions(record["latency_ms"])) if "latency_ms" in record else None),
         ("recovery", _lines(words.recovery(record))),
-        ("cut", Text(words.cut(record))),
+        ("cut", _lines(words.cut(record))),
     ]
     parts.append(_facts(facts))
     cut = words.most_cut(record)[:FEW]

@@ -1,8 +1,8 @@
 """Where the numbers in shape arithmetic come from.
 
-Exporters compute the target of a Reshape or the bounds of a Slice from `Shape`, `Gather`, `Div`, `Concat` and constants.
-Each number of such a small tensor is traced to its source, so that a cut knows which constant to rewrite, which number
-follows by itself because it is read off a tensor that is cut too, and which sizes must not change.
+Exporters compute the target of a Reshape or the bounds of a Slice from `Shape`, `Gather`, `Div`, `Concat` and
+constants. Each number of such a small tensor is traced to its source, so that a cut knows which constant to rewrite,
+which number follows by itself because it is read off a tensor that is cut too, and which sizes must not change.
 """
 
 from __future__ import annotations
@@ -239,7 +239,8 @@ def _run(node: Node, opset: int, feeds: dict[str, np.ndarray[Any, Any]]) -> np.n
         helper.make_graph([node.proto], "step", inputs, outputs), opset_imports=[helper.make_opsetid("", opset)]
     )
     try:
-        return np.asarray(ReferenceEvaluator(model).run(None, {**feeds})[0])
+        found: Any = ReferenceEvaluator(model).run(None, {**feeds})
+        return np.asarray(found[0])
     except Exception:
         return None
 

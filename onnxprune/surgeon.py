@@ -1,8 +1,9 @@
 """`ModelProto` <-> `onnx_graphsurgeon.Graph` without loss: for passes that rewire a graph instead of shrinking tensors.
 
-Graph-surgeon's own round trip drops what its classes have no field for: doc strings, metadata, function and opset order,
-quantisation annotations, the order of value infos, attributes of rarer types. Whatever an edit left alone is therefore
-taken from the model that the graph came from; what "left alone" means is decided by comparing with an unedited round trip.
+Graph-surgeon's own round trip drops what its classes have no field for: doc strings, metadata, function and opset
+order, quantisation annotations, the order of value infos, attributes of rarer types. Whatever an edit left alone is
+therefore taken from the model that the graph came from; what "left alone" means is decided by comparing with an
+unedited round trip.
 """
 
 from __future__ import annotations

@@ -90,8 +90,8 @@ def validate(
                 warnings.append(f"parity says nothing about {names}: zero or nearly so on these inputs; give --data")
             if exact and not compared.exact:
                 raise ParityError(
-                    f"{graph.name}: the pruned model differs from the masked original by {compared.relative:.2g} of the "
-                    "largest output; nothing was written; please report this model"
+                    f"{graph.name}: the pruned model differs from the masked original by {compared.relative:.2g} of "
+                    "the largest output; nothing was written; please report this model"
                 )
         kept = fidelity(original, pruned, feeds, context.provider, context.threads)
         found["fidelity"] = kept.to_dict()

@@ -189,8 +189,10 @@ def warnings(record: Record) -> list[str]:
 
 
 def cut(record: Record) -> str:
-    """How much was cut."""
-    groups = record["groups"]
+    """How much was cut; nothing where no pass cuts."""
+    groups = record.get("groups", ())
+    if not groups:
+        return "nothing" if "groups" in record else ""
     units = sum(g["units"]["before"] for g in groups)
     gone = units - sum(g["units"]["after"] for g in groups)
     hit = sum(g["units"]["after"] < g["units"]["before"] for g in groups)
@@ -204,7 +206,7 @@ def most_cut(record: Record) -> list[Mapping[str, Any]]:
         units = group["units"]
         return float(group["macs"] * (1 - units["after"] / units["before"]))
 
-    return sorted((g for g in record["groups"] if g["units"]["after"] < g["units"]["before"]), key=saved, reverse=True)
+    return sorted((g for g in record.get("groups", ()) if g["units"]["after"] < g["units"]["before"]), key=saved, reverse=True)
 
 
 def largest(record: Record) -> list[Mapping[str, Any]]:
@@ -221,7 +223,7 @@ def locks(record: Record) -> list[LockSum]:
     """What is locked, by operator and reason, largest first."""
     params: Counter[tuple[str, str | None]] = Counter()
     nodes: dict[tuple[str, str | None], str] = {}
-    for lock in record["locked"]:
+    for lock in record.get("locked", ()):
         op, reason = lock["op"], lock["reason"]
         key = (reason if op in reason else f"{op}: {reason}", lock.get("option"))
         params[key] += lock["params"]

@@ -1,7 +1,8 @@
 """Which axes carry zeros: where a removed index is zero in the masked original, a sum does not miss it.
 
-A contraction of two computed tensors has no weights to cut; it is exact only if a zero still arrives from the producer on
-at least one side. The flow marks every axis on which that holds, in the order of the nodes, from what the ops declare.
+A contraction of two computed tensors has no weights to cut; it is exact only if a zero still arrives from the producer
+on at least one side. The flow marks every axis on which that holds, in the order of the nodes, from what the ops
+declare.
 """
 
 from __future__ import annotations

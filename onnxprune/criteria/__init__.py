@@ -1,0 +1,1 @@
+"""How units are scored: a file per family, found by themselves."""

@@ -42,7 +42,7 @@ def bn_gamma(context: Context) -> Scores:
 
 @criterion("lamp")
 def lamp(context: Context) -> Scores:
-    """Squared norm over the sum of all not smaller ones in its group (Lee et al. 2021, LAMP), comparable as it is."""
+    """Squared norm over the sum of all not smaller ones in its group (Lee et al. 2021, LAMP)."""
     squares = gather(context, _squared, WEIGHTS)
     group_of = context.coupling.group_of
     order = np.lexsort((-squares, group_of))

@@ -92,7 +92,7 @@ def _sides(n: NodeView) -> tuple[tuple[Dim, Dim], tuple[Dim, Dim]]:
 
 
 def _contract(n: NodeView, a: Dim, b: Dim) -> Iterator[Constraint]:
-    """Tie the contracted axis. Between two computed tensors it is the inside of attention heads: opened by an option."""
+    """Tie the contracted axis. Between two computed tensors it is the inside of heads: opened by an option."""
     yield Tie(a, b)
     if not (n.zero(a) or n.zero(b)):
         yield Lock(a, COMPUTED)
