@@ -277,7 +277,7 @@ def _linear(view: NodeView) -> Linear | None:
         return None
     try:
         return make(view)
-    except (Unknown, IndexError, KeyError):
+    except (Unknown, IndexError, KeyError, ValueError, TypeError, ZeroDivisionError):
         return None
 
 

@@ -1,9 +1,9 @@
 """Folds: what a lossless plan does to the weights that stay, before the cut.
 
-Two things leave the function of a model alone: the columns of channels that are equal can be summed into one of them,
-and a channel that is constant can be moved into its consumers' biases. The plan says which (`Plan.folds`, JSON):
+Two things leave the function of a model alone: the columns of channels that are equal (or in a fixed proportion) can be
+summed into one of them, and a channel that is constant can be moved into its consumers' biases. The plan says which (`Plan.folds`, JSON):
 
-    {"add":  [[constant, axis, [from, ...], [to, ...]], ...],     # in this order; then
+    {"add":  [[constant, axis, [from, ...], [to, ...], [factor, ...]], ...],     # in this order; then
      "bias": [[output of the consumer, [channel, ...], [its constant, ...]], ...]}
 
 so that a replay, here or on a re-export, computes the same numbers. Sums run in float64 and are cast back.
@@ -121,10 +121,11 @@ def replay(coupling: Coupling, folds: Mapping[str, Any]) -> Folded:
     """
     folded = Folded()
     with _of_this_model(coupling):
-        for constant, axis, source, target in folds.get("add", ()):
+        for constant, axis, source, target, factor in folds.get("add", ()):
             before = folded.weights.get(constant)
             array = coupling.graph.array(constant) if before is None else before
-            folded.weights[constant] = summed(array, axis, *_indices(source, target))
+            where, factors = _indices(source, target, [0] * len(factor)), np.array(factor, np.float64)
+            folded.weights[constant] = summed(array, axis, where[0], where[1], factors)
         specs = {node.outputs[0]: (node, spec) for node, spec in coupling.linears}
         for output, channels, values in folds.get("bias", ()):
             index, _ = _indices(channels, [0] * len(values))
@@ -161,14 +162,15 @@ def _indices(*lists: Any) -> tuple[Index, ...]:
     return arrays
 
 
-def summed(array: Array, axis: int, source: Index, target: Index) -> Array:
-    """A copy in which the slices `source` of an axis are added to the slices `target`; the sources stay."""
+def summed(array: Array, axis: int, source: Index, target: Index, factor: Floats | None = None) -> Array:
+    """A copy in which the slices `source` of an axis, times `factor`, are added to `target`; the sources stay."""
     result = np.array(array, order="C")
     sinks, place = np.unique(target, return_inverse=True)
     taken = np.concatenate([sinks, source])
     owner = np.concatenate([np.arange(sinks.size), place])
     order = np.argsort(owner, kind="stable")
     taken, starts = taken[order], np.searchsorted(owner[order], np.arange(sinks.size))
+    scale = None if factor is None else np.concatenate([np.ones(sinks.size), factor])[order, None]
     shape = (int(np.prod(array.shape[:axis])), array.shape[axis], int(np.prod(array.shape[axis + 1 :])))
     old, new = array.reshape(shape), result.reshape(shape)
     step = max(1, CHUNK // max(1, taken.size * shape[2]))
@@ -176,6 +178,7 @@ def summed(array: Array, axis: int, source: Index, target: Index) -> Array:
     for row in range(0, shape[0], step):
         for column in range(0, shape[2], width):
             part = old[row : row + step, taken, column : column + width].astype(np.float64)
+            part = part if scale is None else part * scale
             new[row : row + step, sinks, column : column + width] = np.add.reduceat(part, starts, axis=1)
     return result
 

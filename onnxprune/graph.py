@@ -144,6 +144,8 @@ def load(model: str | os.PathLike[str] | ModelProto, shapes: Mapping[str, tuple[
         raise ModelError(f"{name}: not an ONNX model, or one without nodes; export the model again")
     if not proto.opset_import and proto.ir_version >= 3:
         raise ModelError(f"{name}: says no operator set, so it is cut off or broken; copy or export it again")
+    if any(isinstance(text, bytes) for text in _texts(proto)):
+        raise ModelError(f"{name}: has names that are not text, so it is broken; copy or export it again")
     _check_external(proto, path, name)
     constants = {t.name: t for t in proto.graph.initializer}
     constants |= {n.output[0]: t for n in proto.graph.node if (t := _constant_node(n)) is not None}
@@ -180,7 +182,7 @@ def read_tensor(tensor: TensorProto, folder: Path | None) -> np.ndarray[Any, Any
                 whole.raw_data = file.read(info.length or -1)
             return numpy_helper.to_array(whole)
         return np.memmap(where, dtype=dtype, mode="r", offset=info.offset or 0, shape=tuple(tensor.dims))
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, KeyError, OSError) as error:
         raise ModelError(f"tensor {tensor.name!r}: its data cannot be read ({_line(error)}); export again") from error
 
 
@@ -281,6 +283,22 @@ def _read(path: Path) -> ModelProto:
         raise ModelError(f"{path}: cannot be read ({_line(error)})") from error
     except (DecodeError, ValueError, RuntimeError) as error:
         raise ModelError(f"{path}: not an ONNX model, or a truncated one; export or copy it again") from error
+
+
+def _texts(proto: ModelProto) -> Iterator[str | bytes]:
+    """Every string by which nodes and values are known; protobuf hands out broken UTF-8 as bytes."""
+    graphs = [proto.graph]
+    while graphs:
+        graph = graphs.pop()
+        for node in graph.node:
+            yield from (node.name, node.op_type, node.domain, node.doc_string, *node.input, *node.output)
+            for attribute in node.attribute:
+                yield attribute.name
+                graphs += [attribute.g] if attribute.type == AttributeProto.GRAPH else attribute.graphs
+        for named in (*graph.initializer, *graph.input, *graph.output, *graph.value_info):
+            yield from (named.name, named.doc_string)
+        for info in (*graph.input, *graph.output, *graph.value_info):
+            yield from (dim.dim_param for dim in info.type.tensor_type.shape.dim)
 
 
 def _check_external(proto: ModelProto, path: Path | None, name: str) -> None:

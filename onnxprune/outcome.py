@@ -35,7 +35,7 @@ def carry_out(coupling: Coupling, removed: NDArray[np.bool_], plan: Plan, contex
         model=model,
         notes=describe(coupling, removed),
         plan=plan,
-        masked=None if plan.folds else lambda: mask(coupling, removed),
+        masked=(lambda: coupling.graph.path or coupling.graph.proto) if plan.folds else lambda: mask(coupling, removed),
     )
 
 

@@ -18,7 +18,7 @@ from onnxprune.data import Feeds, read
 from onnxprune.feeds import input_specs
 from onnxprune.graph import Graph
 from onnxprune.outcome import describe, replay
-from onnxprune.plan import Plan, read_plan
+from onnxprune.plan import Plan, digest, read_plan
 from onnxprune.rules.base import Options
 from onnxprune.steps import Context, Outcome, Pass
 from onnxprune.validate import Checks, validate
@@ -194,7 +194,8 @@ def apply(
         OnnxPruneError: anything else, in one line; nothing is written.
     """
     made = plan if isinstance(plan, Plan) else read_plan(Path(plan))
-    options.setdefault("exact", not made.options.inexact)
+    same = not made.folds or made.model_sha256 == digest(graphs.load(model))  # folds hold for the weights they are made of
+    options.setdefault("exact", same and not made.options.inexact)
     checks = (options.pop("checks", None) or Checks()) if validate else None
     return Pipeline([_Replay(made)]).run(model, out=out, checks=checks, **options)
 

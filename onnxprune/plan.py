@@ -83,7 +83,7 @@ def read_plan(path: str | Path) -> Plan:
         }
         splits = {str(k): str(v) for k, v in data.get("splits", {}).items()}
         options = _options(**data.get("options", {}))
-        return Plan(kept, splits, options, dict(data.get("folds", {})), None, str(data["model_sha256"]))
+        return Plan(kept, splits, options, _folds(**data.get("folds", {})), None, str(data["model_sha256"]))
     except OSError as error:
         raise PlanError(f"{path}: cannot be read ({error.strerror}); check the path") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -100,6 +100,12 @@ def _options(align: int = 1, **switches: bool) -> Options:
     if type(align) is not int or align < 1 or not all(isinstance(switch, bool) for switch in switches.values()):
         raise ValueError("no options of an analysis")
     return Options(align, **switches)
+
+
+def _folds(**entries: list[Any]) -> dict[str, list[Any]]:
+    if not set(entries) <= {"add", "bias"} or not all(isinstance(each, list) for each in entries.values()):
+        raise ValueError("no folds")
+    return entries
 
 
 def _indices(path: str | Path, name: str, index: Any) -> Index:
@@ -207,7 +213,7 @@ def _cut_of(coupling: Coupling, removed: NDArray[np.bool_], use: str, rank: int)
 def kept_indices(coupling: Coupling, removed: NDArray[np.bool_], dim: Dim) -> Index | None:
     """The indices of a dim that stay, or None where all do."""
     units = coupling.unit_of(dim)
-    if units is None:
+    if units is None or not removed.size:
         return None
     stays = (units < 0) | ~removed[units]
     return None if stays.all() else np.flatnonzero(stays)

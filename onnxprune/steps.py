@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from onnx import ModelProto
@@ -52,13 +53,13 @@ class Outcome:
         model: the new model; the old one is untouched.
         notes: entries for the record.
         plan: what was cut, if anything was.
-        masked: makes the oracle, a model that must compute the same function; None where there is none.
+        masked: makes the oracle, a model (or its path) that must compute the same function; None: there is none.
     """
 
     model: ModelProto
     notes: Mapping[str, Any] = field(default_factory=dict)
     plan: Plan | None = None
-    masked: Callable[[], ModelProto] | None = None
+    masked: Callable[[], ModelProto | Path] | None = None
 
 
 class Pass(Protocol):

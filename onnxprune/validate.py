@@ -42,7 +42,7 @@ class Checks:
 def validate(
     graph: Graph,
     pruned: ModelProto | Path,
-    masked: Callable[[], ModelProto] | None,
+    masked: Callable[[], ModelProto | Path] | None,
     exact: bool,
     checks: Checks,
     context: Context,

@@ -140,9 +140,10 @@ def proof(record: Record) -> Verdict:
         return Verdict("none but fidelity" if "fidelity" in record else "none: the models were not run", False)
     apart = "beyond measure" if parity["relative"] is None else f"{parity['relative']:.1e}"
     where = f"of the largest output, on {plural(parity['feeds'], 'input')}"
+    oracle = "the original" if record.get("options", {}).get("target") == "lossless" else "the masked original"
     if parity["exact"]:
-        return Verdict(f"exact: the masked original to {apart} {where}", True)
-    return Verdict(f"inexact, as allowed: {apart} {where} from the masked original", False)
+        return Verdict(f"exact: {oracle} to {apart} {where}", True)
+    return Verdict(f"inexact, as allowed: {apart} {where} from {oracle}", False)
 
 
 def fidelity(record: Record) -> str | None:

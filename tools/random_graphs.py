@@ -91,7 +91,7 @@ def grow(random: Random, steps: int | None = None) -> onnx.ModelProto:
     for _ in range(min(random.randint(2, 12), steps if steps is not None else 99)):
         x = random.choice(g.live[-3:])
         made = random.choices(STEPS, weights)[0][0](g, x)
-        if made is not None and all(0 < size <= 64 for size in g.shape(made)[1:]):
+        if made is not None and len(g.shape(made)) == 4 and all(0 < size <= 64 for size in g.shape(made)[1:]):
             g.live.append(made)
     return g.model(*tails(g))
 
@@ -105,7 +105,7 @@ def tails(g: Grower) -> list[str]:
             outputs.append(g.conv(x, g.random.choice([1, 3]), 1))
         else:
             y = g.op("GlobalAveragePool", x) if kind == "pool" else x
-            y = g.op("Flatten", y) if g.random.random() < 0.7 else g.op("Reshape", y, [0, -1])
+            y = g.op("Flatten", y) if g.random.random() < 0.7 else g.op("Reshape", y, [-1, np.prod(g.shape(y)[1:])])
             if g.random.random() < 0.5:
                 y = g.op("LeakyRelu", g.gemm(y, g.width()))
             outputs.append(g.gemm(y, 3))
@@ -384,7 +384,8 @@ def shuffle(g: Grower, x: str) -> str | None:
         target = g.const([0, groups, c // groups, h, w] if not n else [n, groups, c // groups, h, w])
         back = g.const(g.random.choice([[0, c, h, w], [0, -1, h, w]]))
     y = g.op("Transpose", g.op("Reshape", x, target), perm=[0, 2, 1, 3, 4])
-    return g.op("Reshape", y, back)
+    y = g.op("Reshape", y, back)
+    return y if g.shape(y) else g.declare(y, "N", c, h, w)
 
 
 @step(2)

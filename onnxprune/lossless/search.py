@@ -1,8 +1,9 @@
 """Which units the function of a model does not need.
 
 Backwards from the outputs, in the manner of dead code elimination: a unit is needed where a needed output reads it with
-a weight that is not zero, unless what it reads is a constant that can go into a bias. Of units that are equal at every
-reader one stays, and takes the others' weights; sums may cancel, so this is repeated until nothing changes.
+a weight that is not zero, unless what it reads is a constant that can go into a bias. Of units that are equal (or all
+constant) at every reader one stays, and takes the others' weights; sums may cancel, so this is repeated until nothing
+changes.
 """
 
 from __future__ import annotations
@@ -17,22 +18,12 @@ from numpy.typing import NDArray
 from onnxprune.coupling import Coupling
 from onnxprune.folds import constant_value, summed
 from onnxprune.lossless.facts import Facts, Names, pair, same_rows
+from onnxprune.lossless.closed import fixed_units
 from onnxprune.lossless.reading import Mask, Reading, derived, read, readings, used
-from onnxprune.lossless.transfer import SUM, TRANSFERS, reduced_axes
-from onnxprune.rules.base import Dim, Index, Linear, NodeView, Unknown
+from onnxprune.lossless.transfer import TRANSFERS
+from onnxprune.rules.base import Index, Unknown
 
 Array = NDArray[Any]
-
-# Operators whose outputs depend, index by index, on the same indices of the inputs alone; and those that mix some axes.
-PARALLEL = frozenset(TRANSFERS) | {"CastLike", "Constant", "GroupNormalization", "IsInf", "IsNaN", "Shape"}
-MIXING: Mapping[str, int] = {
-    "Softmax": -1,
-    "LogSoftmax": -1,
-    "Hardmax": -1,
-    "LayerNormalization": -1,
-    "RMSNormalization": -1,
-    "LpNormalization": -1,
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +52,7 @@ def lossless(coupling: Coupling, keep: Mask | None = None) -> tuple[Mask, dict[s
     """
     facts = Facts(coupling)
     found = _analyse(facts)
-    fixed = _fixed(facts, found) | (False if keep is None else keep)
+    fixed = fixed_units(facts, found) | (False if keep is None else keep)
     state = _State(coupling, tuple(found.values()), fixed, np.zeros(coupling.units, dtype=bool), {})
     needed, sums = _needed(state), list[list[Any]]()
     while (twins := _twins(state, needed))[0].size:
@@ -93,58 +84,6 @@ def _analyse(facts: Facts) -> dict[int, Reading]:
         except (Unknown, IndexError, KeyError, ValueError, TypeError):
             continue  # nothing is known of the outputs then
     return found
-
-
-def _fixed(facts: Facts, found: Mapping[int, Reading]) -> Mask:
-    """[units]: True where something other than weights, or an operator that is not known here, reads a unit."""
-    coupling = facts.coupling
-    fixed = np.zeros(coupling.units, dtype=bool)
-    specs = {node.index: spec for node, spec in coupling.linears}
-    for view in coupling.views:
-        if view.node.index in found:
-            continue
-        try:
-            mixed = list(_mixed(facts, view, specs.get(view.node.index)))
-        except Unknown:
-            mixed = _all(facts, view)
-        for dim in mixed:
-            units = coupling.unit_of(dim)
-            if units is not None:
-                loud = np.ones(units.size, dtype=bool)
-                if view.node.op in SUM or view.node.index in specs:
-                    loud = ~_silent(facts, view, dim, specs.get(view.node.index))
-                fixed[units[loud & (units >= 0)]] = True
-    return fixed
-
-
-def _mixed(facts: Facts, view: NodeView, spec: Linear | None) -> Iterator[Dim]:
-    """The axes of a node's inputs whose indices reach more than their own indices of the outputs."""
-    op, rank = view.node.op, len(facts.form(view.names[0])) if view.names else 0
-    if view.node.domain:
-        op = ""
-    if spec is not None and spec.groups == 1:
-        yield from (spec.x, spec.w_in)
-    elif op.startswith("Reduce") and op in TRANSFERS:
-        yield from (view.x(0, axis) for axis in reduced_axes(view))
-    elif op in MIXING:
-        axis = view.attrs.get("axis", 1 if op.endswith("max") and view.opset < 13 else -1) % max(rank, 1)
-        yield from view.xs(0)[axis:]
-    elif op not in PARALLEL or op == "MatMul":
-        yield from _all(facts, view)
-
-
-def _all(facts: Facts, view: NodeView) -> list[Dim]:
-    return [Dim(name, axis) for name in view.names for axis in range(len(facts.form(name)))]
-
-
-def _silent(facts: Facts, view: NodeView, dim: Dim, spec: Linear | None) -> Mask:
-    """[index]: whether it adds nothing to a sum, because it is zero on (one of) the sides."""
-    silent = np.zeros(facts.coupling.size(dim), dtype=bool)
-    for side in (dim,) if spec is None else (spec.x, spec.w_in):
-        fact = facts.of(side.value)
-        others = tuple(a for a in range(fact.ndim) if a != side.axis)
-        silent |= (fact == 0).all(axis=others)
-    return silent
 
 
 def _needed(state: _State) -> Mask:
@@ -182,11 +121,14 @@ def _rows(coupling: Coupling, reading: Reading, units: Mask) -> Mask:
 
 
 def _twins(state: _State, needed: Mask) -> tuple[Index, Index]:
-    """Units that can be merged, and into which: those of a group that are equal wherever weights read them."""
+    """Units that can be merged, and into which: those of a group that are proportional wherever weights read them.
+
+    That is, equal, or constant on both sides: zero padding around two constants keeps them proportional.
+    """
     coupling = state.coupling
     names: Names = coupling.group_of.astype(np.int64)
     free = needed & ~state.fixed
-    readers = np.zeros(coupling.units, dtype=bool)
+    readers, size = np.zeros(coupling.units, dtype=bool), np.zeros(coupling.units)
     for reading in state.readings:
         spec, columns = reading.contraction.spec, reading.contraction.columns
         units, inputs = coupling.unit_of(spec.x), coupling.unit_of(spec.w_in)
@@ -195,8 +137,12 @@ def _twins(state: _State, needed: Mask) -> tuple[Index, Index]:
         if columns is None:
             free[inputs[inputs >= 0]] = False
         readers[inputs[inputs >= 0]] = True
-        names = pair(names, _signature(coupling.units, units, reading.x))
+        number = np.where(np.isnan(reading.x), 0.0, np.abs(reading.x))
+        constant = (number != 0) & (spec.groups == 1)
+        names = pair(names, _signature(coupling.units, units, np.where(constant, 1.0, reading.x)))
+        size += np.bincount(units[units >= 0], weights=number[units >= 0], minlength=coupling.units)
     able = np.flatnonzero(free & readers)
+    able = able[np.argsort(-size[able], kind="stable")]  # the largest constant stays: nothing is divided by noise
     _, first, owner = np.unique(names[able], return_index=True, return_inverse=True)
     target = able[first[owner]]
     return able[able != target], target[able != target]
@@ -232,13 +178,23 @@ def _merge(state: _State, source: Index, target: Index) -> tuple[_State, list[li
             name, axis = columns
             before = constant_value(coupling.graph, name, weights)
             assert before is not None
-            weights[name] = summed(before, axis, moved, into)
-            added.append([name, axis, moved.tolist(), into.tolist()])
+            factor = _proportion(reading, moved, into)
+            weights[name] = summed(before, axis, moved, into, factor)
+            added.append([name, axis, moved.tolist(), into.tolist(), factor.tolist()])
             rows = reading.contraction.rows(weights)
             assert rows is not None
             reading = replace(reading, uses=used(rows))
         current.append(reading)
     return replace(state, readings=tuple(current), merged=merged, weights=weights), added
+
+
+def _proportion(reading: Reading, moved: Index, into: Index) -> NDArray[np.float64]:
+    """What a channel is of another: 1, or the ratio of two constants."""
+    if reading.contraction.spec.groups > 1:
+        return np.ones(moved.size)
+    a, b = reading.x[moved], reading.x[into]
+    known = ~np.isnan(a) & ~np.isnan(b) & (b != 0)
+    return np.where(known, a / np.where(known, b, 1.0), 1.0)
 
 
 def _columns(coupling: Coupling, inputs: NDArray[np.int32] | None, source: Index, target: Index) -> tuple[Index, Index]:

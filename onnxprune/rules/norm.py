@@ -27,11 +27,16 @@ NORMALISED = "the axis is normalised over"
 
 @rule("BatchNormalization")
 def batch_norm(n: NodeView) -> Iterator[Constraint]:
-    """Scale, bias, mean and variance [C] go with axis 1 of X."""
-    for x, y in zip(n.xs(0), n.ys(), strict=True):
+    """Scale, bias, mean and variance [C] go with axis 1 of X. In training mode the statistics are those of X itself."""
+    training = n.attrs.get("training_mode", 0) or (n.opset < 7 and not n.attrs.get("is_test", 0))
+    for axis, (x, y) in enumerate(zip(n.xs(0), n.ys(), strict=True)):
         yield Tie(x, y)
+        if training and axis != 1:
+            yield Lock(x, NORMALISED)
     for slot in range(1, 5):
         yield Tie(n.x(slot, 0), n.y(1))
+    for slot in list(n.outputs())[1:]:
+        yield Tie(n.y(0, slot), n.y(1))
 
 
 @rule("InstanceNormalization")

@@ -396,6 +396,9 @@ def test_a_plan_of_another_model(fails: Fails, plan: dict[str, object]) -> None:
         '{"version": 1, "model_sha256": "", "kept": {}, "options": {"inexact": "yes"}}',
         '{"version": 1, "model_sha256": "", "kept": {}, "options": {"speed": 11}}',
         '{"version": 1, "model_sha256": "", "kept": {}, "folds": {"stem": 3}}',
+        '{"version": 1, "model_sha256": "", "kept": {}, "folds": {"add": 3}}',
+        '{"version": 1, "model_sha256": "", "kept": {}, "folds": {"add": [["stem", 0, [0], [99], [1.0]]]}}',
+        '{"version": 1, "model_sha256": "", "kept": {}, "folds": {"bias": [["nobody", [0], [1.0]]]}}',
     ],
 )
 def test_a_plan_file_that_is_none(fails: Fails, text: str) -> None:

@@ -24,16 +24,19 @@ VERBS = ("demo", "inspect", "prune", "apply", "bench", "list")
 HEAVY = {"numpy", "scipy", "onnx", "onnxruntime", "rich", "jinja2", "torch"}
 
 
-def start(*words: object, **options: object) -> subprocess.Popen[str]:
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    return subprocess.Popen(
-        [sys.executable, *map(str, words)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-        **options,  # type: ignore[call-overload]
-    )
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "TERM": "xterm"}
+ENVIRONMENT.pop("NO_COLOR", None)
+
+
+def start(*words: object, stderr: int = subprocess.PIPE) -> subprocess.Popen[str]:
+    command = [sys.executable, *map(str, words)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True, env=ENVIRONMENT)
+
+
+def patched(setting: str, *words: object) -> tuple[object, ...]:
+    """Words for `start` that run the command line with another constant in some module."""
+    module = setting.partition("=")[0].rpartition(".")[0]
+    return "-c", f"import sys, {module}; {setting}; from onnxprune.cli import main; sys.exit(main())", *words
 
 
 def command(*words: object) -> tuple[int, str, str]:
@@ -87,7 +90,8 @@ def test_pruning_does_not_import_torch(folder: Path) -> None:
 def test_an_interrupted_run_leaves_nothing(folder: Path, number: int, code: int) -> None:
     before = sorted(folder.iterdir())
     files = ("--plan", "plan.json", "--json", "record.json")
-    process = start("-m", "onnxprune", "prune", "net.onnx", "-o", "small.onnx", "--bench-seconds", 300, *files)
+    words = ("prune", "net.onnx", "-o", "small.onnx", "--align", 1, "--bench-seconds", 300, *files)
+    process = start(*patched("onnxprune.timing.PRECISION=0", *words))
     deadline = time.monotonic() + 60
     while not any(p.is_dir() and any(p.iterdir()) for p in folder.glob(".onnxprune-*")):
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()
@@ -113,19 +117,11 @@ def test_a_reader_that_leaves_early_is_no_error(folder: Path) -> None:
 def test_a_terminal_sees_progress_and_colour_and_a_pipe_does_not(folder: Path) -> None:
     pty = pytest.importorskip("pty")
     parent, child = pty.openpty()
-    words = ("prune", "net.onnx", "-o", "small.onnx", "--align", 1, "--bench-seconds", 2.5)
-    environment = os.environ | {"TERM": "xterm", "PYTHONPATH": str(ROOT)}
-    environment.pop("NO_COLOR", None)
-    with subprocess.Popen(
-        [sys.executable, "-m", "onnxprune", *map(str, words)],
-        stdout=subprocess.PIPE,
-        stderr=child,
-        text=True,
-        env=environment,
-    ) as process:
-        os.close(child)
-        out, _ = process.communicate(timeout=120)
+    words = ("prune", "net.onnx", "-o", "small.onnx", "--align", 1, "--bench-seconds", 1)
+    process = start(*patched("onnxprune.commands.output.PATIENCE=0", *words), stderr=child)
+    out, _ = process.communicate(timeout=120)
     seen = os.read(parent, 65536).decode(errors="replace")
+    os.close(child)
     os.close(parent)
     assert process.returncode == 0
     assert "latency ..." in seen
