@@ -202,7 +202,7 @@ def couple(graph: Graph, options: Options | None = None) -> Coupling:
         for axis in range(len(graph.constants[name].dims))
     ]
     solution = solver.solve(parameters)
-    linears = [(v.node, spec) for v in views if (spec := _linear(v)) is not None]
+    linears = [(v.node, spec) for v in views for spec in _linears(v)]
     coupling = Coupling(graph, options, views, linears, source, sized, solution, ())
     coupling.groups = tuple(_groups(coupling))
     return coupling
@@ -231,7 +231,7 @@ def _names(graph: Graph, node: Node, source: dict[str, str]) -> list[str]:
 def _declare(solver: Solver, view: NodeView) -> list[Constraint]:
     """Run the rule and hand on what it declares; lock every axis that it does not mention."""
     node = view.node
-    key = node.op if not node.domain else f"{node.domain}::{node.op}"
+    key = view.key
     run = RULES.find(key)
     reason = f"{key} does not say what happens to this axis" if run else f"there is no rule for {key}"
     declared: list[Constraint] = []
@@ -272,13 +272,15 @@ def _lock_value(solver: Solver, graph: Graph, name: str, cause: int) -> None:
         solver.lock(Dim(name, axis), cause)
 
 
-def _linear(view: NodeView) -> Linear | None:
-    if view.node.domain or (make := LINEAR.find(view.node.op)) is None:
-        return None
+def _linears(view: NodeView) -> tuple[Linear, ...]:
+    make = LINEAR.find(view.key)
+    if make is None:
+        return ()
     try:
-        return make(view)
-    except (Unknown, IndexError, KeyError, ValueError, TypeError, ZeroDivisionError):
-        return None
+        found = make(view)
+    except (Unknown, IndexError, KeyError):
+        return ()
+    return found if isinstance(found, tuple) else (found,)
 
 
 def _roles(coupling: Coupling) -> dict[Dim, str]:

@@ -287,9 +287,11 @@ def _read(path: Path) -> ModelProto:
 
 def _texts(proto: ModelProto) -> Iterator[str | bytes]:
     """Every string by which nodes and values are known; protobuf hands out broken UTF-8 as bytes."""
+    yield from (proto.producer_name, proto.producer_version, proto.domain, proto.doc_string)
     graphs = [proto.graph]
     while graphs:
         graph = graphs.pop()
+        yield from (graph.name, graph.doc_string)
         for node in graph.node:
             yield from (node.name, node.op_type, node.domain, node.doc_string, *node.input, *node.output)
             for attribute in node.attribute:

@@ -110,6 +110,17 @@ def mask(coupling: Coupling, removed: Removed) -> ModelProto:
 _DIVISORS = frozenset({("Div", 1), ("QuantizeLinear", 1), ("DequantizeLinear", 1), ("BatchNormalization", 4)})
 
 
+# (op, slot of a quantised tensor) -> the slot of its zero point, and the axis along which that runs if it is a vector.
+_ZERO_POINTS = {
+    ("DequantizeLinear", 0): 2,
+    ("QLinearConv", 3): 5,
+    ("ConvInteger", 1): 3,
+    ("QLinearMatMul", 3): 5,
+    ("MatMulInteger", 1): 3,
+}
+_CHANNELS = {"QLinearConv": 0, "ConvInteger": 0, "QLinearMatMul": -1, "MatMulInteger": -1}
+
+
 def _zero(coupling: Coupling, use: str) -> NDArray[Any] | None:
     """The value that stands for zero in a constant: 0, or a quantised weight's zero point; None: leave it."""
     graph, constant = coupling.graph, coupling.source.get(use, use)
@@ -122,10 +133,11 @@ def _zero(coupling: Coupling, use: str) -> NDArray[Any] | None:
     for node, slot in users:
         if (node.op, slot) in _DIVISORS:
             return None
-        if node.op == "DequantizeLinear" and slot == 0 and len(node.inputs) > 2 and node.inputs[2] in graph.constants:
-            point = graph.array(node.inputs[2])
+        place = _ZERO_POINTS.get((node.op, slot), len(node.inputs))
+        if place < len(node.inputs) and node.inputs[place] in graph.constants:
+            point = graph.array(node.inputs[place])
             if point.ndim == 1 and point.size > 1:
-                axis = node.attrs.get("axis", 1) % len(graph.constants[constant].dims)
+                axis = node.attrs.get("axis", _CHANNELS.get(node.op, 1)) % len(graph.constants[constant].dims)
                 point = point.reshape([-1 if a == axis else 1 for a in range(len(graph.constants[constant].dims))])
             return point
     return zero
@@ -197,7 +209,7 @@ def _edits(state: _Cut) -> dict[int, list[SetAttr | SetInput]]:
     coupling = state.coupling
     edits: dict[int, list[SetAttr | SetInput]] = defaultdict(list)
     for view in coupling.views:
-        fix = FIXUPS.find(view.node.op) if not view.node.domain else None
+        fix = FIXUPS.find(view.key)
         dims = [Dim(v, a) for v in (*view.names, *view.node.outputs) for a in range(_rank(view, v))]
         if fix is not None and any(state.touches(d) for d in dims):
             edits[view.node.index] += fix(view, state.kept)

@@ -26,7 +26,7 @@ class ZeroFlow:
 
     def visit(self, view: NodeView, declared: Iterable[Constraint]) -> None:
         """Mark the outputs of a node, whose rule declared these constraints."""
-        declaration = ZERO.find(view.node.op) if not view.node.domain else None
+        declaration = ZERO.find(view.key)
         if declaration is None or (declaration.when is not None and not declaration.when(view)):
             return
         slots = declaration.slots or tuple(range(len(view.node.inputs)))

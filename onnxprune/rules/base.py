@@ -7,7 +7,7 @@ that it does not mention stays locked.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -121,7 +121,7 @@ Edit = SetAttr | SetInput
 Kept = Callable[[Dim], Index]
 Rule = Callable[["NodeView"], Iterator[Constraint]]
 Fixup = Callable[["NodeView", Kept], Iterator[Edit]]
-LinearOf = Callable[["NodeView"], Linear]
+LinearOf = Callable[["NodeView"], Linear | tuple[Linear, ...]]
 
 # Keyed by op type; ops of other domains by "domain::op".
 RULES: Registry[Rule] = Registry("rule", "onnxprune.rules")
@@ -211,10 +211,21 @@ class NodeView:
         self.options = options
         self._zero = zero
 
+    def as_op(self, op: str, slots: Sequence[int]) -> NodeView:
+        """The node as another op with some of its inputs, in that op's order: QLinearConv as a Conv, say."""
+        picked = [s for s in slots if s < len(self.node.inputs)]
+        node = replace(self.node, op=op, domain="", inputs=tuple(self.node.inputs[s] for s in picked))
+        return NodeView(self.graph, self.flow, node, [self.names[s] for s in picked], self.options, self._zero)
+
     @cached_property
     def attrs(self) -> dict[str, Any]:
         """The node's attributes."""
         return self.node.attrs
+
+    @property
+    def key(self) -> str:
+        """The name under which rules of this op are registered."""
+        return self.node.op if not self.node.domain else f"{self.node.domain}::{self.node.op}"
 
     @property
     def opset(self) -> int:

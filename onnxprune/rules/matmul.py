@@ -31,7 +31,7 @@ keeps_zero("all", "Gemm", slots=(1, 2))
 def matmul(n: NodeView) -> Iterator[Constraint]:
     """A [..., M, K] x B [..., K, N] -> Y [..., M, N]; either side may be one vector."""
     a, b, y = n.xs(0), n.xs(1), n.ys()
-    yield from _contract(n, a[-1], b[-2] if len(b) > 1 else b[0])
+    yield from contract(n, a[-1], b[-2] if len(b) > 1 else b[0])
     if len(b) > 1:
         yield Tie(b[-1], y.pop())
     if len(a) > 1:
@@ -63,7 +63,7 @@ def matmul_linear(n: NodeView) -> Linear:
 def gemm(n: NodeView) -> Iterator[Constraint]:
     """A [M, K] (or transposed) x B [K, N] (or transposed) + C -> Y [M, N]."""
     (m, k), (kb, nb) = _sides(n)
-    yield from _contract(n, k, kb)
+    yield from contract(n, k, kb)
     yield Tie(m, n.y(0))
     yield Tie(nb, n.y(1))
     if n.has(2):
@@ -91,10 +91,10 @@ def _sides(n: NodeView) -> tuple[tuple[Dim, Dim], tuple[Dim, Dim]]:
     return (a[0], a[1]), (b[0], b[1])
 
 
-def _contract(n: NodeView, a: Dim, b: Dim) -> Iterator[Constraint]:
+def contract(n: NodeView, a: Dim, b: Dim) -> Iterator[Constraint]:
     """Tie the contracted axis. Between two computed tensors it is the inside of heads: opened by an option."""
     yield Tie(a, b)
     if not (n.zero(a) or n.zero(b)):
         yield Lock(a, COMPUTED)
-    elif not (n.is_weight(0) or n.is_weight(1) or n.options.head_dims):
+    elif not (any(n.is_weight(s) for s in range(len(n.node.inputs))) or n.options.head_dims):
         yield Lock(a, INSIDE, option="--head-dims")
