@@ -93,7 +93,10 @@ def _proto_spec(info: onnx.ValueInfoProto) -> InputSpec:
         kind = info.type.WhichOneof("value") or "value without a type"
         raise DataError(f"input '{info.name}' is a {kind}, not a tensor, and cannot be fed; export it as one")
     tensor = info.type.tensor_type
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+    try:
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+    except KeyError as error:
+        raise DataError(f"input '{info.name}' has the unknown type {tensor.elem_type}; export it again") from error
     dims = [d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in tensor.shape.dim]
     return InputSpec(dtype, tuple(dims) if tensor.HasField("shape") else None)
 

@@ -1,9 +1,10 @@
 """Folds: what a lossless plan does to the weights that stay, before the cut.
 
-Two things leave the function of a model alone: the columns of channels that are equal (or in a fixed proportion) can be
-summed into one of them, and a channel that is constant can be moved into its consumers' biases. The plan says which (`Plan.folds`, JSON):
+Two things leave the function of a model alone: the columns of channels that are equal, or in a fixed proportion, can
+be summed into one of them; and a channel that is constant can be moved into its consumers' biases. The plan says which
+(`Plan.folds`, JSON):
 
-    {"add":  [[constant, axis, [from, ...], [to, ...], [factor, ...]], ...],     # in this order; then
+    {"add":  [[constant, axis, [from, ...], [to, ...], [factor, ...]], ...],  # in this order; then
      "bias": [[output of the consumer, [channel, ...], [its constant, ...]], ...]}
 
 so that a replay, here or on a re-export, computes the same numbers. Sums run in float64 and are cast back.
@@ -29,6 +30,8 @@ Array = NDArray[Any]
 Floats = NDArray[np.float64]
 Weights = Mapping[str, Array]
 
+# The operators that folds go into.
+KINDS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 # Elements that a chunk of a large weight may have while it is float64.
 CHUNK = 1 << 22
 # Ops through which the axes of a constant can be followed, and all behind which one is found.
@@ -84,6 +87,11 @@ class Folded:
     biases: dict[int, Array] = field(default_factory=dict)
 
 
+def foldable(coupling: Coupling) -> list[tuple[Node, Linear]]:
+    """The linear nodes that folds can go into."""
+    return [(node, spec) for node, spec in coupling.linears if node.op in KINDS and not node.domain]
+
+
 def contraction(coupling: Coupling, node: Node, spec: Linear) -> Contraction:
     """How a linear node reads its weights, and what may be folded into them."""
     alpha, beta = (float(node.attrs.get(n, 1.0)) if node.op == "Gemm" else 1.0 for n in ("alpha", "beta"))
@@ -126,7 +134,7 @@ def replay(coupling: Coupling, folds: Mapping[str, Any]) -> Folded:
             array = coupling.graph.array(constant) if before is None else before
             where, factors = _indices(source, target, [0] * len(factor)), np.array(factor, np.float64)
             folded.weights[constant] = summed(array, axis, where[0], where[1], factors)
-        specs = {node.outputs[0]: (node, spec) for node, spec in coupling.linears}
+        specs = {node.outputs[0]: (node, spec) for node, spec in foldable(coupling)}
         for output, channels, values in folds.get("bias", ()):
             index, _ = _indices(channels, [0] * len(values))
             _add_bias(contraction(coupling, *specs[output]), index, np.array(values, np.float64), folded)

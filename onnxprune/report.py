@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 FEW = 5  # groups and locks that the table of a run shows
 SOME = 12  # and that an inspection shows
 NAME = 44  # characters of a tensor's name
+WIDTH = 56  # of a lock
 LABEL = 11
 # What a record starts with; the long lists come last.
 FIRST = ("version", "onnxprune", "model", "out", "options", "recover", "accuracy", "params", "macs", "file_bytes")
@@ -164,12 +165,10 @@ def _locks(locks: Iterable[words.LockSum], more: int, full: bool = False) -> Tab
     grid.add_column(justify="right", no_wrap=True)
     grid.add_column(overflow="fold")
     for lock in locks:
-        text = Text(lock.what)
-        where = lock.node if full else words.tail(lock.node, NAME)
-        text.append(f"  at {where}", style="dim")
-        if lock.option:
-            text.append(f"  {lock.option} opens it", style="cyan")
-        grid.add_row(words.count(lock.params), text)
+        note = f"at {lock.node if full else words.tail(lock.node, NAME)}"
+        note += f"; {lock.option} opens it" if lock.option else ""
+        apart = "  " if len(lock.what) + len(note) < WIDTH else "\n"
+        grid.add_row(words.count(lock.params), Text(lock.what).append(apart + note, "dim"))
     if more > 0:
         grid.add_row("", f"... and {more} more")
     return grid

@@ -125,7 +125,10 @@ class Spread:
                 else:
                     self._commit(node, choice, live[0] if live else None)
             if len(waiting) == len(pending):
-                node, choice = waiting.pop(0)
+                # What is tied to an axis that another choice cuts comes first: it has something to go by.
+                near = (w for w in waiting if any(self._solver.root(d) in self._cut for d in w[1].dims))
+                node, choice = next(near, waiting[0])
+                waiting = [w for w in waiting if w[1] is not choice]
                 self._commit(node, choice, self._prefer(self._live(choice, seen), choice))
             pending = waiting
 
@@ -169,16 +172,20 @@ class Spread:
         return any(not mask(d).all() for d in alternative.cuts)
 
     def _prefer(self, live: list[Alternative], choice: Choice) -> Alternative:
-        """Of those that leave most axes cuttable: what another choice has cut already (the heads of Q, for V), else
-        what leaves most room."""
+        """What spares the axes that other choices cut (the heads of Q, for V), then what leaves most axes cuttable,
+        then what leaves most room."""
         open_ = [self._cuttable(a, choice) for a in live]
-        best = [a for a, mine in zip(live, open_, strict=True) if not any(mine < other for other in open_)]
-        root = self._solver.root
-        joined = [a for a in best if any(root(d) in self._cut for d in a.cuts)]
-        return joined[0] if joined else prefer(best)
+        spared = [len(mine & self._cut) for mine in open_]
+        ours = {self._solver.root(d) for d in choice.dims}
+        best = [
+            a
+            for a, mine, kept in zip(live, open_, spared, strict=True)
+            if kept == max(spared) and not any(mine & ours < other & ours for other in open_)
+        ]
+        return prefer(best or live)
 
     def _cuttable(self, alternative: Alternative, choice: Choice) -> set[int]:
-        """Classes of the choice in which two or more units would remain, with all that they are tied to now."""
+        """The counted classes in which two or more units would remain, with all that they are tied to now."""
         added = [
             Edge(self._solver.root(c.a), self._solver.root(c.b), c.ia, c.ib)
             for c in alternative.constraints
@@ -201,7 +208,8 @@ class Spread:
         for r in free:
             if isinstance(state := self.state.get(r), np.ndarray):
                 locked[label[start[r] : start[r] + state.size][state != 0]] = True
-        parts = {r: np.unique(label[start[r] : start[r] + self._solver.size(r)]) for r in roots if r in start}
+        counted = {self._solver.root(d) for d in choice.counted or choice.dims}
+        parts = {r: np.unique(label[start[r] : start[r] + self._solver.size(r)]) for r in counted if r in start}
         return {r for r, labels in parts.items() if (~locked[labels]).sum() > 1}
 
     def label(self, roots: list[int], edges: list[Edge]) -> tuple[dict[int, int], NDArray[np.int32], int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -221,15 +220,17 @@ def title(group: Mapping[str, Any]) -> str:
 
 
 def locks(record: Record) -> list[LockSum]:
-    """What is locked, by operator and reason, largest first."""
-    params: Counter[tuple[str, str | None]] = Counter()
+    """What is locked, by operator and reason, largest first; a tensor counts once for each reason."""
+    params: dict[tuple[str, str | None], dict[str, int]] = {}
     nodes: dict[tuple[str, str | None], str] = {}
     for lock in record.get("locked", ()):
         op, reason = lock["op"], lock["reason"]
         key = (reason if op in reason else f"{op}: {reason}", lock.get("option"))
-        params[key] += lock["params"]
+        tensors = params.setdefault(key, {})
+        tensors[lock["value"]] = max(tensors.get(lock["value"], 0), lock["params"])
         nodes.setdefault(key, lock["node"] or lock["value"])
-    return [LockSum(what, number, nodes[what, option], option) for (what, option), number in params.most_common()]
+    sums = [LockSum(what, sum(each.values()), nodes[what, option], option) for (what, option), each in params.items()]
+    return sorted(sums, key=lambda lock: lock.params, reverse=True)
 
 
 def times(record: Record) -> str:

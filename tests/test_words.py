@@ -81,7 +81,7 @@ def test_a_group_is_called_by_its_node_where_the_tensor_has_no_name_of_its_own()
 
 def test_locks_are_summed_by_operator_and_reason() -> None:
     lock = {"value": "w", "axis": 0, "node": "n1", "op": "Gemm", "reason": "a graph output", "params": 10}
-    locks = [lock, lock | {"node": "n2", "params": 5}, lock | {"op": "", "params": 99, "node": ""}]
+    locks = [lock, lock | {"axis": 1}, lock | {"value": "v", "params": 5}, lock | {"op": "", "params": 99, "node": ""}]
     assert words.locks({"locked": locks}) == [
         words.LockSum("a graph output", 99, "w", None),
         words.LockSum("Gemm: a graph output", 15, "n1", None),

@@ -18,11 +18,11 @@ _FLOATS = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16,
 
 
 def _elu(x: Numbers, alpha: float) -> Numbers:
-    return np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0)))
+    return np.asarray(np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0))))
 
 
 def _hard_sigmoid(x: Numbers, alpha: float, beta: float) -> Numbers:
-    return np.clip(alpha * x + beta, 0, 1)
+    return np.asarray(np.clip(alpha * x + beta, 0, 1))
 
 
 def _gelu(x: Numbers, a: Attrs) -> Numbers:
@@ -40,7 +40,7 @@ def _cast(x: Numbers, a: Attrs) -> Numbers:
     if a["to"] in _FLOATS:
         return x
     if a["to"] == TensorProto.BOOL:
-        return (x != 0) * 1.0
+        return np.asarray(x != 0, dtype=np.float64)
     return np.where(np.abs(x) < 127, np.trunc(x), np.nan)  # what overflows is another matter
 
 
@@ -130,7 +130,7 @@ def nary(op: str, parts: list[Numbers]) -> Numbers:
                 zero |= part == 0
                 finite &= ~np.isinf(part)
             result = np.where(zero & finite, 0.0, result)
-        return result
+        return np.asarray(result)
 
 
 def where(condition: Numbers, yes: Numbers, no: Numbers) -> Numbers:

@@ -100,6 +100,10 @@ class Facts:
         """The same fact with new names: of a tensor that is made from another, each index for itself."""
         return self.combine(fact, fact)
 
+    def unlike(self, fact: Fact) -> Fact:
+        """No numbers, but equal names where the fact is equal."""
+        return self.combine(np.full(fact.shape, np.nan), fact)
+
     def _name(self, names: Names) -> Fact:
         start = self._named
         self._named += int(names.max(initial=-1)) + 1

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.coupling import Coupling
-from onnxprune.folds import CHAIN, Contraction, contraction, summed, weighed
+from onnxprune.folds import CHAIN, Contraction, contraction, foldable, summed, weighed
 from onnxprune.lossless.facts import Fact, Facts, Names, same_rows
 from onnxprune.rules.base import NodeView
 
@@ -66,12 +66,8 @@ def _bias(facts: Facts, view: NodeView, each: Contraction, size: int) -> Fact:
 
 
 def readings(coupling: Coupling) -> dict[int, Contraction]:
-    """Node index -> contraction, for all linear nodes whose weights come from constants."""
-    return {
-        node.index: contraction(coupling, node, spec)
-        for node, spec in coupling.linears
-        if coupling.views[node.index].is_weight(1) or coupling.views[node.index].is_weight(0)
-    }
+    """Node index -> contraction, for all linear nodes that are known here."""
+    return {node.index: contraction(coupling, node, spec) for node, spec in foldable(coupling)}
 
 
 def derived(coupling: Coupling) -> set[str]:

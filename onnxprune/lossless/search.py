@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from onnxprune.coupling import Coupling
 from onnxprune.folds import constant_value, summed
-from onnxprune.lossless.facts import Facts, Names, pair, same_rows
 from onnxprune.lossless.closed import fixed_units
+from onnxprune.lossless.facts import Facts, Names, pair, same_rows
 from onnxprune.lossless.reading import Mask, Reading, derived, read, readings, used
 from onnxprune.lossless.transfer import TRANSFERS
 from onnxprune.rules.base import Index, Unknown

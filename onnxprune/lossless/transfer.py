@@ -152,6 +152,13 @@ def reduced_axes(n: NodeView) -> list[int]:
     return sorted({axis % rank for axis in axes})
 
 
+@transfer("Softmax", "LogSoftmax")
+def _softmax(f: Facts, n: NodeView) -> Sequence[Fact]:
+    """Every slice for itself: equal heads stay equal."""
+    axes = list(range(n.attrs.get("axis", 1 if n.opset < 13 else -1) % len(n.shape(0)), len(n.shape(0))))
+    return [f.unlike(f.collapse(f.x(n, 0), axes))]
+
+
 @transfer("MatMul")
 def _matmul(f: Facts, n: NodeView) -> Sequence[Fact]:
     """A product of two computed tensors: zero where a row or a column is; heads are known by both."""

@@ -72,10 +72,11 @@ class Alternative:
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """Exactly one of the alternatives holds."""
+    """Exactly one of the alternatives holds. The one that leaves most of the `counted` dims free is preferred."""
 
     alternatives: tuple[Alternative, ...]
     dims: tuple[Dim, ...]
+    counted: tuple[Dim, ...] = ()  # all of `dims` where empty
 
 
 Constraint = Tie | Lock | Sized | Choice

@@ -95,7 +95,7 @@ def _grouped(n: NodeView, groups: int, outer: Dim, inner: Dim, full: Dim, part: 
     )
     # Offsets cannot reach the side that has one channel a group: whole groups then cut more.
     ways = (whole_groups, same_offsets) if 1 in (wide, narrow) else (same_offsets, whole_groups)
-    yield Choice(ways, (outer, inner, full, part))
+    yield Choice(ways, (outer, inner, full, part), counted=(outer, inner))
 
 
 @fixup("Conv", "ConvTranspose")

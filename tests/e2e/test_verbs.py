@@ -107,7 +107,9 @@ def test_lossless_takes_zeroed_filters_out_and_keeps_the_function(run: Run) -> N
     for tensor in model.graph.initializer:
         if tensor.name in ("wide", "wide.bias"):
             array = np.array(numpy_helper.to_array(tensor))
-            array[:20] = 0 if tensor.name == "wide" else 0.5  # equal constants: one stays, since zeros are padded around
+            array[:20] = (
+                0 if tensor.name == "wide" else 0.5
+            )  # equal constants: one stays, since zeros are padded around
             tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
     onnx.save(model, "masked.onnx")
     result = run("prune", "masked.onnx", "-o", "small.onnx", "--target", "lossless", "--bench-seconds", 0)

@@ -63,7 +63,6 @@ def test_grouped_loses_the_same_offsets_of_every_group_where_they_are_more() -> 
     assert group_of(result, "Conv") == 2
 
 
-@pytest.mark.xfail(reason="the choice counts locks, not ties: it takes offsets, which GroupNormalization glues")
 def test_grouped_loses_whole_groups_where_offsets_are_tied() -> None:
     """A normalisation over the same groups needs all channels of a group."""
 
