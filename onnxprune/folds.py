@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import helper
+from onnx import TensorProto, helper
 
 from onnxprune.coupling import Coupling
 from onnxprune.errors import PlanError
@@ -32,6 +32,7 @@ Weights = Mapping[str, Array]
 
 # The operators that folds go into.
 KINDS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+FLOATS = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16})
 # Elements that a chunk of a large weight may have while it is float64.
 CHUNK = 1 << 22
 # Ops through which the axes of a constant can be followed, and all behind which one is found.
@@ -65,7 +66,7 @@ class Contraction:
 
     def rows(self, weights: Weights) -> Array | None:
         """The weights as [output, input of its group, the rest], or None where they are not known."""
-        w = constant_value(self.coupling.graph, self.spec.w_in.value, weights)
+        w = constant_value(self.coupling.graph, _name(self.coupling, self.spec.w_in.value), weights)
         if w is None:
             return None
         w = w if w.dtype in (np.float32, np.float64) else w.astype(np.float32)
@@ -95,8 +96,8 @@ def foldable(coupling: Coupling) -> list[tuple[Node, Linear]]:
 def contraction(coupling: Coupling, node: Node, spec: Linear) -> Contraction:
     """How a linear node reads its weights, and what may be folded into them."""
     alpha, beta = (float(node.attrs.get(n, 1.0)) if node.op == "Gemm" else 1.0 for n in ("alpha", "beta"))
-    columns, quantised = _columns(coupling, spec)
-    bias = None if spec.padded or quantised or beta == 0 else _bias(coupling, node, spec)
+    columns, dtype = _columns(coupling, spec)
+    bias = None if spec.padded or dtype is None or beta == 0 else _bias(coupling, node, spec, dtype)
     return Contraction(coupling, node, spec, columns, bias, alpha, beta)
 
 
@@ -206,6 +207,10 @@ def exclusive(graph: Graph, name: str) -> bool:
     return len(graph.consumers.get(name, ())) == 1 and name not in graph.captured and name not in graph.outputs
 
 
+def _name(coupling: Coupling, use: str) -> str:
+    return coupling.source.get(use, use)
+
+
 def _add_bias(each: Contraction, channels: Index, values: Floats, folded: Folded) -> None:
     bias, rows = each.bias, each.rows(folded.weights)
     if bias is None or rows is None:
@@ -219,51 +224,40 @@ def _add_bias(each: Contraction, channels: Index, values: Floats, folded: Folded
         folded.weights[bias.constant] = after
 
 
-def _columns(coupling: Coupling, spec: Linear) -> tuple[tuple[str, int] | None, bool]:
-    """The constant and the axis behind `w_in`, if only this node reads it; and whether it is quantised."""
-    graph, (name, axis) = coupling.graph, spec.w_in
-    plain = exclusive(graph, name)
+def _columns(coupling: Coupling, spec: Linear) -> tuple[tuple[str, int] | None, Any]:
+    """The constant and the axis behind `w_in`, if only this node reads it; and the type of the weights.
+
+    That is None where they are quantised or computed: then nothing can be folded.
+    """
+    graph, name, axis = coupling.graph, _name(coupling, spec.w_in.value), spec.w_in.axis
+    plain, cast = exclusive(graph, name), 0
     while name not in graph.constants:
         node = graph.producer.get(name)
-        if node is None or node.op not in CHAIN:
-            return None, False
-        if node.op == "DequantizeLinear":
-            return None, True
+        if node is None or node.op not in CHAIN or node.op == "DequantizeLinear":
+            return None, None
         plain &= node.op in PLAIN and exclusive(graph, node.inputs[0])
+        cast = cast or (node.attrs["to"] if node.op == "Cast" else 0)
         if plain and node.op == "Transpose":
             axis = (node.attrs.get("perm") or range(len(graph.shapes[name] or ()))[::-1])[axis]
         name = node.inputs[0]
-    floating = np.issubdtype(_dtype(graph, name), np.floating)
-    return ((name, axis) if plain and floating else None), not floating
+    stored = graph.constants[name].data_type
+    if stored not in FLOATS:
+        return None, None
+    return (name, axis) if plain else None, helper.tensor_dtype_to_np_dtype(cast or stored)
 
 
-def _dtype(graph: Graph, constant: str) -> Any:
-    dtype = helper.tensor_dtype_to_np_dtype(graph.constants[constant].data_type)
-    return np.float32 if dtype.name == "bfloat16" else dtype
-
-
-def _bias(coupling: Coupling, node: Node, spec: Linear) -> Bias | None:
+def _bias(coupling: Coupling, node: Node, spec: Linear, dtype: Any) -> Bias | None:
     graph = coupling.graph
     size = coupling.size(spec.y) if spec.y.value else 1
     if spec.bias_slot is None:
         return _following_add(graph, node, spec, size)
     if spec.bias is None:
-        return Bias(None, np.zeros(size, helper.tensor_dtype_to_np_dtype(_type(graph, spec.w_in.value))))
+        return Bias(None, np.zeros(size, dtype))
     name = node.inputs[spec.bias_slot]
     value = constant_value(graph, name, {})
     if value is None or value.shape not in ((size,), (1, size)):
         return None
     return Bias(name if name in graph.constants and exclusive(graph, name) else None, value)
-
-
-def _type(graph: Graph, name: str) -> int:
-    """Data type of a constant, or of what is made of it."""
-    casts: int | None = None
-    while name not in graph.constants:
-        node = graph.producer[name]
-        casts = casts or (node.attrs["to"] if node.op == "Cast" else None)
-        name = node.inputs[0]
-    return casts or graph.constants[name].data_type
 
 
 def _following_add(graph: Graph, node: Node, spec: Linear, size: int) -> Bias | None:

@@ -16,7 +16,8 @@ import numpy as np
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from onnxprune.graph import Graph, Node
-from onnxprune.shapes import Shape, infer, infer_symbolically, shapes_of
+from onnxprune.shapes import Shape, infer, shapes_of
+from onnxprune.symbolic import infer_symbolically
 
 LONGEST = 64  # elements; longer tensors are data, not shapes
 NUMERIC = frozenset({TensorProto.INT64, TensorProto.INT32, TensorProto.FLOAT, TensorProto.DOUBLE})

@@ -45,43 +45,6 @@ def infer(shell: ModelProto) -> ModelProto:
         return shell  # inference chokes on an op: what stays without a shape is locked, not guessed
 
 
-def infer_symbolically(shell: ModelProto) -> ModelProto:
-    """ONNX Runtime's symbolic shape inference, which knows its own operators; the shell as it was where that fails."""
-    from onnxruntime.tools.symbolic_shape_infer import SymbolicShapeInference
-
-    model = ModelProto()
-    model.CopyFrom(shell)
-    empty = {t.name: t for t in model.graph.initializer if not _has_data(t)}
-    nodes = [n for n in model.graph.node if n.op_type != "Constant" or _has_data(n.attribute[0].t)]
-    empty |= {n.output[0]: n.attribute[0].t for n in model.graph.node if n not in nodes}
-    kept = [t for t in model.graph.initializer if t.name not in empty]
-    declared = {i.name for i in model.graph.input}
-    for name, tensor in empty.items():  # weights without data have a type and a shape: that of an input
-        if name not in declared:
-            model.graph.input.append(onnx.helper.make_tensor_value_info(name, tensor.data_type, list(tensor.dims)))
-    weights, steps = [_copy(t) for t in kept], [_copy(n) for n in nodes]
-    del model.graph.initializer[:], model.graph.node[:]
-    model.graph.initializer.extend(weights)
-    model.graph.node.extend(steps)
-    try:
-        found = SymbolicShapeInference.infer_shapes(model, auto_merge=True)
-    except Exception:  # noqa: BLE001 - it raises what it likes; what stays without a shape is locked
-        return shell
-    return found if found is not None else shell
-
-
-def _has_data(tensor: TensorProto) -> bool:
-    return bool(tensor.ByteSize() > 0) and (
-        bool(tensor.raw_data) or 0 in tensor.dims or any(len(v) for f, v in tensor.ListFields() if f.name.endswith("_data"))
-    )
-
-
-def _copy(message: Any) -> Any:
-    copy = type(message)()
-    copy.CopyFrom(message)
-    return copy
-
-
 def shapes_of(shell: ModelProto) -> dict[str, Shape]:
     """Value name -> shape, as the shell declares them."""
     shapes: dict[str, Shape] = {}

@@ -176,7 +176,7 @@ class Spread:
         then what leaves most room."""
         open_ = [self._cuttable(a, choice) for a in live]
         spared = [len(mine & self._cut) for mine in open_]
-        ours = {self._solver.root(d) for d in choice.dims}
+        ours = {self._solver.root(d) for d in choice.counted or choice.dims}
         best = [
             a
             for a, mine, kept in zip(live, open_, spared, strict=True)
@@ -208,8 +208,7 @@ class Spread:
         for r in free:
             if isinstance(state := self.state.get(r), np.ndarray):
                 locked[label[start[r] : start[r] + state.size][state != 0]] = True
-        counted = {self._solver.root(d) for d in choice.counted or choice.dims}
-        parts = {r: np.unique(label[start[r] : start[r] + self._solver.size(r)]) for r in counted if r in start}
+        parts = {r: np.unique(label[start[r] : start[r] + self._solver.size(r)]) for r in free}
         return {r for r, labels in parts.items() if (~locked[labels]).sum() > 1}
 
     def label(self, roots: list[int], edges: list[Edge]) -> tuple[dict[int, int], NDArray[np.int32], int]:

@@ -133,9 +133,9 @@ def _zero(coupling: Coupling, use: str) -> NDArray[Any] | None:
     for node, slot in users:
         if (node.op, slot) in _DIVISORS:
             return None
-        place = _ZERO_POINTS.get((node.op, slot), len(node.inputs))
-        if place < len(node.inputs) and node.inputs[place] in graph.constants:
-            point = graph.array(node.inputs[place])
+        point_slot = _ZERO_POINTS.get((node.op, slot), len(node.inputs))
+        if point_slot < len(node.inputs) and node.inputs[point_slot] in graph.constants:
+            point = graph.array(node.inputs[point_slot])
             if point.ndim == 1 and point.size > 1:
                 axis = node.attrs.get("axis", _CHANNELS.get(node.op, 1)) % len(graph.constants[constant].dims)
                 point = point.reshape([-1 if a == axis else 1 for a in range(len(graph.constants[constant].dims))])

@@ -295,10 +295,23 @@ def draw(coupling: Coupling, share: float | None, rng: np.random.Generator) -> N
     return removed
 
 
+# Where integer ops read a weight, and its zero points with the axis along which those run (None: an attribute).
+_ZERO_POINTS: dict[tuple[str, int], tuple[int, int | None]] = {
+    ("DequantizeLinear", 0): (2, None),
+    ("QLinearConv", 3): (5, 0),
+    ("ConvInteger", 1): (3, 0),
+    ("QLinearMatMul", 3): (5, -1),
+    ("MatMulInteger", 1): (3, -1),
+    ("DynamicQuantizeMatMul", 1): (3, -1),
+    ("MatMulIntegerToFloat", 1): (5, -1),
+}
 # Constants that are divided by, or that say how others are to be read: zero would not mean "gone".
 _NO_ZERO = frozenset(
     {("Div", 1), ("Mod", 1), ("Pow", 0), ("Reciprocal", 0), ("Log", 0), ("BatchNormalization", 4)}
     | {(f"{kind}Linear", slot) for kind in ("Quantize", "Dequantize") for slot in (1, 2)}
+    | {(f"QLinear{kind}", slot) for kind in ("Conv", "MatMul") for slot in (1, 2, 4, 5, 6, 7)}
+    | {(op, slot) for (op, _), (slot, _) in _ZERO_POINTS.items()}
+    | {("DynamicQuantizeMatMul", 2), ("MatMulIntegerToFloat", 3)}
 )
 _PASS = frozenset(["Identity", "Cast", "Reshape", "Unsqueeze", "Squeeze", "Transpose", "Expand", "Sqrt", "Abs"])
 _FLOATS = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16})
@@ -362,10 +375,13 @@ def _fill(model: ModelProto, tensor: TensorProto) -> NDArray[Any] | None:
             return None
         if slots and node.op_type in _PASS:
             names.add(node.output[0])
-        if 0 in slots and node.op_type == "DequantizeLinear" and len(node.input) > 2:
-            points = numpy_helper.to_array(tensors(model)[node.input[2]])
-            axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
-            fill = points.reshape([-1 if a == axis % dims else 1 for a in range(dims)]) if points.ndim else points
+        for slot in slots:
+            place, axis = _ZERO_POINTS.get((node.op_type, slot), (len(node.input), None))
+            if place < len(node.input) and node.input[place]:
+                points = numpy_helper.to_array(tensors(model)[node.input[place]])
+                along = next((a.i for a in node.attribute if a.name == "axis"), 1) if axis is None else axis
+                shape = [-1 if a == along % dims else 1 for a in range(dims)]
+                fill = points.reshape(shape) if points.ndim else points
     return fill if tensor.data_type in _FLOATS | _WHOLE else None
 
 

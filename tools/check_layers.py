@@ -24,6 +24,7 @@ ROOMS = (
     "parity",
     "timing",
     "shapes",
+    "symbolic",
     "graph",
     "shapeflow",
     "rules",

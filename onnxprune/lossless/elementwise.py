@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 from scipy import special
 
+from onnxprune.folds import FLOATS
+
 Numbers = NDArray[np.float64]
 Attrs = Mapping[str, Any]
 
 SELU_ALPHA, SELU_GAMMA = 1.67326319217681884765625, 1.05070102214813232421875
-_FLOATS = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16})
 
 
 def _elu(x: Numbers, alpha: float) -> Numbers:
@@ -27,8 +28,10 @@ def _hard_sigmoid(x: Numbers, alpha: float, beta: float) -> Numbers:
 
 def _gelu(x: Numbers, a: Attrs) -> Numbers:
     if a.get("approximate", "none") == "tanh":
-        return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
-    return 0.5 * x * (1 + special.erf(x / np.sqrt(2)))
+        gate = np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))
+    else:
+        gate = special.erf(x / np.sqrt(2))
+    return np.asarray(0.5 * x * (1 + gate))
 
 
 def _shrink(x: Numbers, a: Attrs) -> Numbers:
@@ -37,7 +40,7 @@ def _shrink(x: Numbers, a: Attrs) -> Numbers:
 
 
 def _cast(x: Numbers, a: Attrs) -> Numbers:
-    if a["to"] in _FLOATS:
+    if a["to"] in FLOATS:
         return x
     if a["to"] == TensorProto.BOOL:
         return np.asarray(x != 0, dtype=np.float64)

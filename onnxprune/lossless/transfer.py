@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
-from onnx import TensorProto
 
+from onnxprune.folds import FLOATS
 from onnxprune.lossless.elementwise import NARY, UNARY, nary, unary, where
 from onnxprune.lossless.facts import Fact, Facts
 from onnxprune.rules.base import RULES, Dim, NodeView, Tie, Unknown
@@ -18,7 +18,6 @@ from onnxprune.rules.regroup import blocks
 Transfer = Callable[[Facts, NodeView], Sequence[Fact]]
 TRANSFERS: dict[str, Transfer] = {}
 
-_FLOATS = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16})
 REDUCE = ("ReduceMax", "ReduceMean", "ReduceMin")
 SUM = ("ReduceL1", "ReduceL2", "ReduceSum", "ReduceSumSquare")
 
@@ -44,7 +43,7 @@ def _unary(f: Facts, n: NodeView) -> Sequence[Fact]:
 
 @transfer(*NARY)
 def _nary(f: Facts, n: NodeView) -> Sequence[Fact]:
-    if "axis" in n.attrs or (n.node.op == "Div" and f.type(n.node.outputs[0]) not in _FLOATS):
+    if "axis" in n.attrs or (n.node.op == "Div" and f.type(n.node.outputs[0]) not in FLOATS):
         raise Unknown("broadcasting before opset 7, or a division of integers")
     parts = [f.x(n, slot) for slot in range(len(n.node.inputs))]
     return [f.combine(nary(n.node.op, list(parts)), *parts)]

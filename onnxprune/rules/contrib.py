@@ -50,7 +50,7 @@ def fused_conv_group(n: NodeView, kept: Kept) -> Iterator[Edit]:
 
 
 @linear(f"{MS}FusedConv")
-def fused_conv_linear(n: NodeView) -> Linear:
+def fused_conv_linear(n: NodeView) -> Linear | tuple[Linear, ...]:
     """As Conv."""
     return conv_linear(n.as_op("Conv", (0, 1, 2)))
 

@@ -64,7 +64,7 @@ def integer_conv_group(n: NodeView, kept: Kept) -> Iterator[Edit]:
 
 
 @linear(*CONV)
-def integer_conv_linear(n: NodeView) -> Linear:
+def integer_conv_linear(n: NodeView) -> Linear | tuple[Linear, ...]:
     """As Conv."""
     return conv_linear(n.as_op("Conv", CONV[n.key]))
 
@@ -77,7 +77,7 @@ def integer_matmul(n: NodeView) -> Iterator[Constraint]:
 
 
 @linear(*MATMUL)
-def integer_matmul_linear(n: NodeView) -> Linear:
+def integer_matmul_linear(n: NodeView) -> Linear | tuple[Linear, ...]:
     """As MatMul."""
     return matmul_linear(n.as_op("MatMul", MATMUL[n.key]))
 

@@ -202,18 +202,6 @@ def test_a_standard_op_without_a_rule_locks() -> None:
     assert result.reason("w1")
 
 
-def test_a_recurrent_layer_locks() -> None:
-    b = Builder()
-    y = b.op("MatMul", b.input("x", 5, 2, 3), b.weight(3, 6, name="w1", fan=3))
-    w, r = b.weight(1, 16, 6, name="w", fan=6), b.weight(1, 16, 4, name="r", fan=4)
-    y = b.op("Squeeze", b.ops("LSTM", y, w, r, hidden_size=4, outputs=3)[0], [1])
-    y = b.op("MatMul", b.op("MatMul", y, b.weight(4, 6, name="a", fan=4)), b.weight(6, 2, name="b", fan=6))
-    result = prove(b.model(y))
-    assert not result.can_cut("w1", 1)
-    assert result.reason("w1", 1) == "there is no rule for LSTM"
-    assert result.choices("a", 1) == [6]
-
-
 def test_a_model_local_function() -> None:
     """A function is an op of its own domain: it is locked, and travels unchanged."""
     b = Builder(acme=1)
