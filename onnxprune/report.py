@@ -40,7 +40,7 @@ def to_html(record: Record) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     env = Environment(
-        loader=PackageLoader("onnxprune"),
+        loader=PackageLoader("onnxprune", ""),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

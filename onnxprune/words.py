@@ -206,7 +206,8 @@ def most_cut(record: Record) -> list[Mapping[str, Any]]:
         units = group["units"]
         return float(group["macs"] * (1 - units["after"] / units["before"]))
 
-    return sorted((g for g in record.get("groups", ()) if g["units"]["after"] < g["units"]["before"]), key=saved, reverse=True)
+    groups = [g for g in record.get("groups", ()) if g["units"]["after"] < g["units"]["before"]]
+    return sorted(groups, key=saved, reverse=True)
 
 
 def largest(record: Record) -> list[Mapping[str, Any]]:

@@ -27,9 +27,18 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 MODELS = (
-    "resnet50 mobilenet_v2 densenet121 densenet201 efficientnet_b0 inception_v3 googlenet regnet_x_400mf "
-    "resnext50_32x4d squeezenet1_1 shufflenet_v2_x1_0"
-).split()
+    "resnet50",
+    "mobilenet_v2",
+    "densenet121",
+    "densenet201",
+    "efficientnet_b0",
+    "inception_v3",
+    "googlenet",
+    "regnet_x_400mf",
+    "resnext50_32x4d",
+    "squeezenet1_1",
+    "shufflenet_v2_x1_0",
+)
 NEEDS = {"onnxprune": "onnx", "torch-pruning": "torch_pruning", "onnxsim": "onnxsim"}
 Figures = dict[str, Any]
 
@@ -134,7 +143,7 @@ def compare(name: str, timeout: float) -> Figures:
         path = Path(folder) / "model.onnx"
         made = isolated("export", name, path, timeout)
         if "error" in made:
-            return {"model": name, **{tool: made for tool in NEEDS}}
+            return {"model": name, **dict.fromkeys(NEEDS, made)}
         return {"model": name, **{tool: isolated(tool, name, path, timeout) for tool in NEEDS}}
 
 

@@ -126,7 +126,7 @@ def _twins(state: _State, needed: Mask) -> tuple[Index, Index]:
     That is, equal, or constant on both sides: zero padding around two constants keeps them proportional.
     """
     coupling = state.coupling
-    names: Names = coupling.group_of.astype(np.int64)
+    names: Names = np.zeros(coupling.units, dtype=np.int64)
     free = needed & ~state.fixed
     readers, size = np.zeros(coupling.units, dtype=bool), np.zeros(coupling.units)
     for reading in state.readings:
@@ -139,24 +139,24 @@ def _twins(state: _State, needed: Mask) -> tuple[Index, Index]:
         readers[inputs[inputs >= 0]] = True
         number = np.where(np.isnan(reading.x), 0.0, np.abs(reading.x))
         constant = (number != 0) & (spec.groups == 1)
-        names = pair(names, _signature(coupling.units, units, np.where(constant, 1.0, reading.x)))
+        for these, channels in _channels(units, coupling.units):
+            facts = np.where(constant, 1.0, reading.x)[channels]
+            names[these] = pair(names[these], same_rows(facts))
         size += np.bincount(units[units >= 0], weights=number[units >= 0], minlength=coupling.units)
     able = np.flatnonzero(free & readers)
     able = able[np.argsort(-size[able], kind="stable")]  # the largest constant stays: nothing is divided by noise
+    names = pair(coupling.group_of.astype(np.int64), names)
     _, first, owner = np.unique(names[able], return_index=True, return_inverse=True)
     target = able[first[owner]]
     return able[able != target], target[able != target]
 
 
-def _signature(count: int, units: NDArray[np.int32], x: NDArray[np.float64]) -> Names:
-    """[units]: equal where the facts of two units' channels are, in their order; 0 where there are none."""
+def _channels(units: NDArray[np.int32], count: int) -> Iterator[tuple[Index, Index]]:
+    """Units with equally many channels, and [unit, channel] these in their order."""
     order, start, number = positions(units, count)
-    found = np.zeros(count, dtype=np.int64)
     for size in np.unique(number[number > 0]):
         these = np.flatnonzero(number == size)
-        channels = order[start[these][:, None] + np.arange(size)]
-        found[these] = same_rows(x[channels]) + 1 + count * int(size)
-    return found
+        yield these, order[start[these][:, None] + np.arange(size)]
 
 
 def positions(units: NDArray[np.int32], count: int) -> tuple[Index, Index, Index]:

@@ -25,10 +25,22 @@ from onnxprune.rules.base import (
     size_of,
 )
 
+COMPUTED = "the weights are computed from data: nothing proves that a removed index adds zero"
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 
-# With all its weights zero a hidden unit stays at tanh(0) or at its initial state, which is cut with it.
-keeps_zero("all", *GATES, slots=(2, 5, 6))
+# Activations that leave zero alone, and which of a direction's functions make the state out of nothing.
+FIXED = frozenset({"tanh", "relu", "leakyrelu", "thresholdedrelu", "scaledtanh", "elu", "softsign"})
+MAKERS = {"LSTM": (3, (1, 2)), "GRU": (2, (1,)), "RNN": (1, (0,))}
+
+
+def _stays_at_zero(n: NodeView) -> bool:
+    """With all its weights zero a hidden unit stays at f(0), or at its initial state, which is cut with it."""
+    count, makers = MAKERS[n.node.op]
+    functions = n.attrs.get("activations", [])
+    return all(f.lower() in FIXED for i, f in enumerate(functions) if i % count in makers)
+
+
+keeps_zero("all", *GATES, slots=(1, 2, 3, 5, 6), when=_stays_at_zero)
 
 
 @rule(*GATES)
@@ -42,11 +54,11 @@ def recurrent(n: NodeView) -> Iterator[Constraint]:
     hidden, gates = n.x(2, 2), GATES[n.node.op]
     size = size_of(n.shape(2)[2], "the hidden state")
     yield Lock(n.x(0, 0), "the recurrence runs over the axis")
-    if n.zero(n.x(0, 2)) or n.zero(n.x(1, 2)):
-        yield Tie(n.x(0, 2), n.x(1, 2))
-    else:
-        yield Lock(n.x(0, 2), "the weights are computed from data")
-        yield Lock(n.x(1, 2), "the weights are computed from data")
+    yield Tie(n.x(0, 2), n.x(1, 2))
+    if not (n.zero(n.x(0, 2)) or n.zero(n.x(1, 2))):
+        yield Lock(n.x(0, 2), COMPUTED)
+    if not n.zero(hidden):
+        yield Lock(hidden, COMPUTED)
     for dim, rows in _rows(n, gates):
         index = np.arange(rows * size)
         yield Tie(dim, hidden, index, index % size)
@@ -56,6 +68,9 @@ def recurrent(n: NodeView) -> Iterator[Constraint]:
             yield Tie(n.x(slot, 1), n.x(0, 1))
     for slot in n.outputs():
         yield Tie(n.y(-1, slot), hidden)
+        for dim, rows in _rows(n, gates):
+            index = np.arange(rows * size)
+            yield Tie(dim, n.y(-1, slot), index, index % size)
         for state in (5, 6):
             if n.has(state):
                 yield Tie(n.y(-1, slot), n.x(state, 2))

@@ -279,6 +279,12 @@ def test_data_that_do_not_fit(fails: Fails, make: Callable[[], object], words: s
     fails("bench", "net.onnx", "--data", "d.npz")
 
 
+def test_two_models_with_other_inputs_cannot_be_compared(fails: Fails) -> None:
+    b = Builder()
+    onnx.save(b.model(b.conv(b.input("image", 1, 3, 8, 8), 4)), "other.onnx")
+    assert "other.onnx: its inputs are not those of net.onnx" in fails("bench", "net.onnx", "other.onnx")
+
+
 # Outputs
 
 

@@ -26,7 +26,8 @@ def network(kind: str, last_state: bool = False, bias: bool = True, **attrs: Any
     b = Builder()
     x = b.op("MatMul", b.input("x", SEQUENCE, BATCH, 3), b.weight(3, INPUTS, name="w1", fan=3))
     y, state, *_ = layer(b, kind, x, bias, **attrs)
-    picked = b.op("Squeeze", b.op("Slice", state if last_state else y, [0], [1], [0 if last_state else 1]))
+    axis = [0 if last_state else 1]
+    picked = b.op("Squeeze", b.op("Slice", state if last_state else y, [0], [1], axis), axis)
     return prove(b.model(b.op("MatMul", picked, b.weight(HIDDEN, 3, name="w2"))))
 
 
@@ -105,14 +106,17 @@ def test_hidden_units_that_do_not_stay_at_zero(kind: str, functions: list[str]) 
     assert not result.can_cut("r", 2)
 
 
+@pytest.mark.parametrize("summed", [True, False])
 @pytest.mark.parametrize("which", ["w", "r", "b"])
-def test_weights_that_are_computed(which: str) -> None:
+def test_weights_that_are_computed(which: str, summed: bool) -> None:
     """exp(w) is not zero where w is."""
     b = Builder()
     w, r, c = b.weight(1, 12, 3, name="w"), b.weight(1, 12, 4, name="r"), b.weight(1, 24, name="b")
     read = [b.op("Exp", b.op("Mul", v, 0.1)) if name == which else v for v, name in ((w, "w"), (r, "r"), (c, "b"))]
     y, _ = b.ops("GRU", b.input("x", SEQUENCE, BATCH, 3), *read, hidden_size=4, outputs=2)
-    prove(b.model(b.op("ReduceSum", y, [3]), b.op("MatMul", b.op("Squeeze", y, [1]), b.weight(4, 3, name="w2"))))
+    z = b.op("MatMul", b.op("Squeeze", y, [1]), b.weight(4, 3, name="w2"))
+    result = prove(b.model(z, *([b.op("ReduceSum", y, [3])] if summed else [])))
+    assert result.can_cut("r", 2) == (which in "wb" and not summed)
 
 
 def test_stacked_layers_with_a_batch_first_transpose() -> None:
