@@ -7,7 +7,7 @@ node or tensor first, then what is wrong, then what to do. The command line prin
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 # Characters kept of a message that comes from another library.
 MESSAGE_LIMIT = 300
@@ -71,3 +71,8 @@ class GateError(OnnxPruneError):
     """A gate set by the user (`--min-speedup`, `--max-drop`) was not passed; the run itself went well."""
 
     exit_code: ClassVar[int] = 3
+
+    def __init__(self, message: object = "", record: Any = None) -> None:
+        """*record* has the figures of the run that did not pass."""
+        super().__init__(message)
+        self.record = record

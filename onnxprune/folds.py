@@ -174,22 +174,29 @@ def _indices(*lists: Any) -> tuple[Index, ...]:
 def summed(array: Array, axis: int, source: Index, target: Index, factor: Floats | None = None) -> Array:
     """A copy in which the slices `source` of an axis, times `factor`, are added to `target`; the sources stay."""
     result = np.array(array, order="C")
+    sinks, sums = totals(array, axis, source, target, factor)
+    result[(slice(None),) * axis + (sinks,)] = sums
+    return result
+
+
+def totals(array: Array, axis: int, source: Index, target: Index, factor: Floats | None = None) -> tuple[Index, Array]:
+    """The slices that others are added to, and what they become."""
     sinks, place = np.unique(target, return_inverse=True)
     taken = np.concatenate([sinks, source])
     owner = np.concatenate([np.arange(sinks.size), place])
     order = np.argsort(owner, kind="stable")
     taken, starts = taken[order], np.searchsorted(owner[order], np.arange(sinks.size))
     scale = None if factor is None else np.concatenate([np.ones(sinks.size), factor])[order, None]
-    shape = (int(np.prod(array.shape[:axis])), array.shape[axis], int(np.prod(array.shape[axis + 1 :])))
-    old, new = array.reshape(shape), result.reshape(shape)
-    step = max(1, CHUNK // max(1, taken.size * shape[2]))
+    old = array.reshape(int(np.prod(array.shape[:axis])), array.shape[axis], -1)
+    new = np.empty((old.shape[0], sinks.size, old.shape[2]), dtype=array.dtype)
+    step = max(1, CHUNK // max(1, taken.size * old.shape[2]))
     width = max(1, CHUNK // max(1, taken.size * step))
-    for row in range(0, shape[0], step):
-        for column in range(0, shape[2], width):
+    for row in range(0, old.shape[0], step):
+        for column in range(0, old.shape[2], width):
             part = old[row : row + step, taken, column : column + width].astype(np.float64)
             part = part if scale is None else part * scale
-            new[row : row + step, sinks, column : column + width] = np.add.reduceat(part, starts, axis=1)
-    return result
+            new[row : row + step, :, column : column + width] = np.add.reduceat(part, starts, axis=1)
+    return sinks, new.reshape(*array.shape[:axis], sinks.size, *array.shape[axis + 1 :])
 
 
 def weighed(rows: Array, groups: int, channels: Index, values: Floats) -> Floats:

@@ -15,13 +15,14 @@ from onnx import ModelProto
 from onnxprune import graph as graphs
 from onnxprune.coupling import couple
 from onnxprune.data import Feeds, read
+from onnxprune.errors import GateError
 from onnxprune.feeds import input_specs
 from onnxprune.graph import Graph
 from onnxprune.outcome import describe, replay
 from onnxprune.plan import Plan, digest, read_plan
 from onnxprune.rules.base import Options
 from onnxprune.steps import Context, Outcome, Pass
-from onnxprune.validate import Checks, validate
+from onnxprune.validate import Checks, failed_gate, validate
 
 Model = str | os.PathLike[str] | ModelProto
 Record = dict[str, Any]
@@ -69,6 +70,7 @@ class Pipeline:
             on_stage: told the name of every stage as it begins.
 
         Raises:
+            GateError: a gate failed; `record` has the figures, and nothing is written.
             OnnxPruneError: one line that says what is wrong; nothing is written.
         """
         context = Context(provider, threads, None, dict(shapes or {}), on_stage)
@@ -94,6 +96,9 @@ class Pipeline:
             if checks is not None:
                 pruned = outcome.model if path is None else path
                 record |= validate(original, pruned, masked, exact, checks, context)
+                record["seconds"] = dict(context.seconds)
+                if failure := failed_gate(record, checks):
+                    raise GateError(f"{original.name}: {failure}", record)
         record["seconds"] = dict(context.seconds)
         return Result(outcome.model, plan, record)
 
@@ -194,10 +199,15 @@ def apply(
         OnnxPruneError: anything else, in one line; nothing is written.
     """
     made = plan if isinstance(plan, Plan) else read_plan(Path(plan))
-    same = not made.folds or made.model_sha256 == digest(graphs.load(model))  # folds hold for the weights they are made of
-    options.setdefault("exact", same and not made.options.inexact)
+    same = made.model_sha256 == digest(graphs.load(model))
+    # Folds hold for the weights that they were made of.
+    options.setdefault("exact", (same or not made.folds) and not made.options.inexact)
     checks = (options.pop("checks", None) or Checks()) if validate else None
-    return Pipeline([_Replay(made)]).run(model, out=out, checks=checks, **options)
+    result = Pipeline([_Replay(made)]).run(model, out=out, checks=checks, **options)
+    if not same:
+        note = "the plan was made for another file: its cut is replayed, whatever these weights would have asked for"
+        result.record["warnings"] = [*result.record.get("warnings", ()), note]
+    return result
 
 
 def inspect(

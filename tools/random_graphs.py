@@ -1,7 +1,9 @@
-"""Grow random networks over every operator that has a rule, and prove each cut with the oracle.
+"""Grow random networks over every kind of operator that has a rule, and prove each cut with the oracle.
 
-    python tools/random_graphs.py --count 5000 --seed 0     # thousands; failures are printed with their seed
-    python tools/random_graphs.py --seed 17 --show          # one of them: its nodes, its groups, the verdict
+Usage: python tools/random_graphs.py [--count 5000] [--seed 0] [--jobs 2]
+       python tools/random_graphs.py --seed 17 --show
+
+Failures are printed with their seed; `--show` prints the smallest prefix of that network that fails.
 """
 
 from __future__ import annotations

@@ -29,13 +29,19 @@ def carry_out(work: Callable[[Progress], Result], given: Given, notes: Mapping[s
     """
     import onnxprune
     from onnxprune import report
+    from onnxprune.errors import GateError
 
     quiet, page, record_file = given["quiet"], given["report"], given["json"]
     plan_file = given.get("plan")
     with files(plan=plan_file, json=record_file, report=page) as put, Progress(quiet) as progress:
-        result = work(progress)
-        record = {**result.record, "onnxprune": onnxprune.__version__, **notes}
-        if plan_file and result.plan:
+        result, failure = None, None
+        try:
+            result = work(progress)
+            figures = result.record
+        except GateError as error:
+            figures, failure = error.record, error
+        record = {**figures, "onnxprune": onnxprune.__version__, **notes}
+        if plan_file and result and result.plan:
             progress("plan")
             put("plan", json.dumps(result.plan.to_dict(), separators=(",", ":")) + "\n")
         if record_file:
@@ -43,6 +49,8 @@ def carry_out(work: Callable[[Progress], Result], given: Given, notes: Mapping[s
         if page:
             put("report", report.to_html(record))
     show(report.table(record), plan_file, record_file, page, quiet=quiet)
+    if failure:
+        raise failure
 
 
 def conditions(given: Given) -> dict[str, Any]:

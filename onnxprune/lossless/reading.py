@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.coupling import Coupling
-from onnxprune.folds import CHAIN, Contraction, contraction, foldable, summed, weighed
+from onnxprune.folds import CHAIN, Contraction, contraction, foldable, totals, weighed
 from onnxprune.lossless.facts import Fact, Facts, Names, same_rows
 from onnxprune.rules.base import NodeView
 
@@ -49,10 +49,10 @@ def read(facts: Facts, view: NodeView, each: Contraction) -> Reading | None:
     taken = np.flatnonzero(~found.open & (number != 0))
     amount = each.alpha * weighed(rows, groups, taken, number[taken]) if taken.size else 0.0
     bias = np.where(np.isnan(bias), bias, each.beta * bias + amount)
-    constant = np.where(reached(found.uses, groups, found.open), np.nan, bias)
     content, names = _content(rows, groups, found.open, x)
+    reads = found.uses.any(axis=1) if content is rows else (content != 0).any(axis=(1, 2))
     owner = np.repeat(same_rows(names), rows.shape[0] // groups)
-    y = facts.combine(constant, same_rows(content), owner, bias)
+    y = facts.combine(np.where(reads, np.nan, bias), same_rows(content), owner, bias)
     facts.set(spec.y.value, y.reshape([-1 if a == spec.y.axis else 1 for a in range(len(view.out_shape()))]))
     return found
 
@@ -84,16 +84,6 @@ def used(rows: Array) -> NDArray[np.bool_]:
     return np.asarray(rows[:, :, 0] != 0 if rows.shape[2] == 1 else (rows != 0).any(axis=2))
 
 
-def reached(uses: NDArray[np.bool_], groups: int, channels: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """[output]: whether it reads any of these channels."""
-    if channels.all():
-        return np.asarray(uses.any(axis=1))
-    if groups == 1:
-        return np.asarray(uses[:, channels].any(axis=1))
-    inside = uses.reshape(groups, -1, uses.shape[1]) & channels.reshape(groups, 1, -1)
-    return np.asarray(inside.any(axis=2).reshape(-1))
-
-
 def _content(rows: Array, groups: int, is_open: NDArray[np.bool_], x: Fact) -> tuple[Array, Names]:
     """What tells two outputs apart: their weights over different, open channels, and [group, input] what these are."""
     names = x.view(np.int64).reshape(groups, -1)
@@ -105,7 +95,11 @@ def _content(rows: Array, groups: int, is_open: NDArray[np.bool_], x: Fact) -> t
         return rows, names
     _, first, owner = np.unique(x.view(np.int64), return_index=True, return_inverse=True)
     source = np.flatnonzero((first[owner] != np.arange(x.size)) & is_open)
+    kept = np.sort(first[is_open[first]])
     if source.size:
-        rows = summed(rows, 1, source, first[owner[source]])
-    kept = first[is_open[first]]
-    return (rows if kept.size == x.size else rows[:, np.sort(kept)]), np.zeros((1, 1), dtype=np.int64)
+        sinks, sums = totals(rows, 1, source, first[owner[source]])
+        rows = rows[:, kept]
+        rows[:, np.searchsorted(kept, sinks)] = sums
+    elif kept.size < x.size:
+        rows = rows[:, kept]
+    return rows, np.zeros((1, 1), dtype=np.int64)

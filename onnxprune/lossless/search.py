@@ -58,10 +58,7 @@ def lossless(coupling: Coupling, keep: Mask | None = None) -> tuple[Mask, dict[s
     while (twins := _twins(state, needed))[0].size:
         state, added = _merge(state, *twins)
         needed, sums = _needed(state), sums + added
-    removed = ~needed
-    for group in coupling.groups:
-        if removed[group.units].all():  # one has to stay; what it computes is not read, or is still a constant
-            removed[group.units[np.argmin(state.merged[group.units])]] = False
+    needed, removed = _survivors(state, needed)
     folds = {"add": sums, "bias": list(_constants(state, removed))}
     return removed, {key: entries for key, entries in folds.items() if entries}
 
@@ -88,29 +85,49 @@ def _analyse(facts: Facts) -> dict[int, Reading]:
 
 def _needed(state: _State) -> Mask:
     """[units]: what the outputs need. Against the order of the nodes, until nothing new is found."""
-    coupling, needed = state.coupling, state.fixed.copy()
-    found = True
+    needed, found = state.fixed.copy(), True
     while found:
         found = False
         for reading in reversed(state.readings):
-            spec = reading.contraction.spec
-            units, groups = coupling.unit_of(spec.x), spec.groups
-            if units is None:
-                continue
-            asked = reading.open & (units >= 0)
-            asked[asked] = ~(needed | state.merged)[units[asked]]
-            if not asked.any():
-                continue
-            outputs, uses = _rows(coupling, reading, needed), reading.uses
-            if groups == 1:
-                hit = (uses if outputs.all() else uses[outputs]).any(axis=0)
-            else:
-                inside = uses.reshape(groups, -1, uses.shape[1]) & outputs.reshape(groups, -1, 1)
-                hit = inside.any(axis=1).reshape(-1)
-            hit &= asked
-            needed[units[hit]] = True
-            found |= bool(hit.any())
+            new = _read(state, reading, needed, reading.open)
+            needed[new] = True
+            found |= bool(new.size)
     return needed
+
+
+def _read(state: _State, reading: Reading, needed: Mask, channels: Mask) -> Index:
+    """Units that are not known to be needed, but are read by some that are, through some of these channels."""
+    coupling, spec = state.coupling, reading.contraction.spec
+    units, groups = coupling.unit_of(spec.x), spec.groups
+    if units is None:
+        return np.zeros(0, dtype=np.intp)
+    asked = channels & (units >= 0)
+    asked[asked] = ~(needed | state.merged)[units[asked]]
+    if not asked.any():
+        return np.zeros(0, dtype=np.intp)
+    outputs, uses = _rows(coupling, reading, needed), reading.uses
+    if groups == 1:
+        hit = (uses if outputs.all() else uses[outputs]).any(axis=0)
+    else:
+        inside = uses.reshape(groups, -1, uses.shape[1]) & outputs.reshape(groups, -1, 1)
+        hit = inside.any(axis=1).reshape(-1)
+    return np.unique(units[hit & asked])
+
+
+def _survivors(state: _State, needed: Mask) -> tuple[Mask, Mask]:
+    """Needed and removed units: one of each group stays, and is needed itself where it is read (as a constant)."""
+    while True:
+        removed = ~needed
+        for group in state.coupling.groups:
+            if removed[group.units].all():
+                removed[group.units[np.argmin(state.merged[group.units])]] = False
+        read = [_read(state, r, needed, np.ones(r.x.size, dtype=bool)) for r in state.readings]
+        units = np.concatenate([np.zeros(0, dtype=np.intp), *read])
+        units = units[~removed[units]]
+        if not units.size:
+            return needed, removed
+        state = replace(state, fixed=state.fixed | np.isin(np.arange(state.coupling.units), units))
+        needed = _needed(state)
 
 
 def _rows(coupling: Coupling, reading: Reading, units: Mask) -> Mask:

@@ -264,8 +264,8 @@ def _pad(f: Facts, n: NodeView) -> Sequence[Fact]:
     form = f.form(n.node.outputs[0])
     for place, before, after in zip(axes, pads[: len(axes)], pads[len(axes) :], strict=True):
         axis = place % x.ndim
-        if form[axis] == 1 and constant and (before or after):
-            x = f.combine(np.where(x == value, x, np.nan), x)
+        if form[axis] == 1:
+            x = f.combine(np.where(x == value, x, np.nan), x) if constant and (before or after) else x
         elif before or after:
             if not constant or min(before, after) < 0:
                 raise Unknown("an axis that is padded with its own values")
