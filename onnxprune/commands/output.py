@@ -85,7 +85,8 @@ def _draft(path: Path) -> Iterator[TextIO]:
     try:
         with file:
             yield file
-        os.replace(temporary, path)
+        if temporary.stat().st_size:  # nothing was said: a plan of a run that failed its gate
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
