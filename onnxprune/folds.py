@@ -118,8 +118,9 @@ def constant_value(graph: Graph, name: str, weights: Weights) -> Array | None:
         return value.astype(helper.tensor_dtype_to_np_dtype(node.attrs["to"]))
     if node.op == "DequantizeLinear":
         return _dequantised(graph, node, value)
-    known = None if shape is None else [s for s in shape if isinstance(s, int)]
-    return value.reshape(known) if shape is not None and known is not None and len(known) == len(shape) else None
+    known = [s for s in shape or () if isinstance(s, int)]
+    whole = shape is not None and len(known) == len(shape) and int(np.prod(known)) == value.size
+    return value.reshape(known) if whole else None
 
 
 def replay(coupling: Coupling, folds: Mapping[str, Any]) -> Folded:
@@ -245,7 +246,7 @@ def _columns(coupling: Coupling, spec: Linear) -> tuple[tuple[str, int] | None, 
         plain &= node.op in PLAIN and exclusive(graph, node.inputs[0])
         cast = cast or (node.attrs["to"] if node.op == "Cast" else 0)
         if plain and node.op == "Transpose":
-            axis = (node.attrs.get("perm") or range(len(graph.shapes[name] or ()))[::-1])[axis]
+            axis = (node.attrs.get("perm") or range(len(graph.shapes.get(name) or ()))[::-1])[axis]
         name = node.inputs[0]
     stored = graph.constants[name].data_type
     if stored not in FLOATS:

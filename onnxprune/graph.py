@@ -24,7 +24,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto,
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
 from onnxprune.errors import ModelError, OutputError
-from onnxprune.shapes import Shape, shapes_of, shell_of
+from onnxprune.shapes import Shape, shapes_of, shell_of, without_weights
 
 # Arrays up to this many elements are kept once read: shape constants, biases, quantisation scales.
 SMALL = 4096
@@ -114,6 +114,15 @@ class Graph:
     def size(self, name: str) -> int:
         """Number of elements of a constant."""
         return math.prod(self.constants[name].dims)
+
+    def release(self) -> None:
+        """Let go of the weights in memory where the model's file has them; `array` is not to be asked again."""
+        if self.path is not None:
+            self.proto = without_weights(self.proto)
+            self.constants = {
+                name: TensorProto(name=name, data_type=t.data_type, dims=t.dims) for name, t in self.constants.items()
+            }
+            self._small.clear()
 
     @cached_property
     def parameters(self) -> tuple[str, ...]:

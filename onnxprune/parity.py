@@ -17,7 +17,7 @@ import onnx
 
 from onnxprune.errors import DataError
 from onnxprune.feeds import Array, Feed, random_feeds, read_header, rows
-from onnxprune.runtime import Model, plain, run, session
+from onnxprune.runtime import LEAN, Model, plain, run, session
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -184,21 +184,25 @@ def parity(
 ) -> Parity:
     """Compare a pruned model with the original whose removed weights are zero; the worst over all feeds.
 
-    Graph optimisations are off, so that both models run node by node and only the order of summation differs.
+    Graph optimisations are off, so that both models run node by node and only the order of summation differs. One model
+    is in memory at a time; the outputs of the first wait for those of the second, so give few feeds.
 
     Raises:
         ModelError, ProviderError: a model does not load or run.
         DataError: `feeds` is empty, or left out and an input cannot be made up (see `random_feeds`).
     """
-    a, b = (session(model, provider, threads, optimize=False, arena=False) for model in (masked, pruned))
-    limit, worst, count = tolerance(masked), dict[str, OutputParity](), 0
-    for feed in random_feeds(a) if feeds is None else feeds:
-        count += 1
-        for found in compare(run(a, feed), run(b, feed)).outputs:
-            worst[found.name] = worst.get(found.name, found) | found
-    if not count:
+    ready = session(masked, provider, threads, optimize=False, arena=False, config=LEAN)
+    given = random_feeds(ready) if feeds is None else list(feeds)
+    if not given:
         raise DataError("parity needs at least one feed and got none; leave `feeds` out for a random one")
-    return Parity(tuple(worst.values()), limit, count)
+    wanted = [run(ready, feed) for feed in given]
+    del ready
+    ready = session(pruned, provider, threads, optimize=False, arena=False, config=LEAN)
+    worst: dict[str, OutputParity] = {}
+    for feed, reference in zip(given, wanted, strict=True):
+        for found in compare(reference, run(ready, feed)).outputs:
+            worst[found.name] = worst.get(found.name, found) | found
+    return Parity(tuple(worst.values()), tolerance(masked), len(given))
 
 
 # Fidelity
@@ -280,7 +284,7 @@ def fidelity(
         DataError: `feeds` is empty.
     """
     models: tuple[Any, Any] = (original, pruned)
-    a, b = (m if hasattr(m, "run") else session(m, provider, threads, arena=False) for m in models)
+    a, b = (m if hasattr(m, "run") else session(m, provider, threads, arena=False, config=LEAN) for m in models)
     sums: dict[str, _Sums] = {}
     samples = skipped = same = ranked = 0
     first = a.get_outputs()[0].name

@@ -22,7 +22,7 @@ from onnxprune.outcome import describe, replay
 from onnxprune.plan import Plan, digest, read_plan
 from onnxprune.rules.base import Options
 from onnxprune.steps import Context, Outcome, Pass
-from onnxprune.validate import Checks, failed_gate, validate
+from onnxprune.validate import Checks, beside, failed_gate, validate
 
 Model = str | os.PathLike[str] | ModelProto
 Record = dict[str, Any]
@@ -95,7 +95,10 @@ class Pipeline:
             record |= _sizes(original, outcome.model, path)
             if checks is not None:
                 pruned = outcome.model if path is None else path
-                record |= validate(original, pruned, masked, exact, checks, context)
+                oracle = None if masked is None else beside(masked(), pruned)
+                if path is not None:
+                    original.release()
+                record |= validate(original, pruned, oracle, exact, checks, context)
                 record["seconds"] = dict(context.seconds)
                 if failure := failed_gate(record, checks):
                     raise GateError(f"{original.name}: {failure}", record)

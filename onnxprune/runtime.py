@@ -78,6 +78,10 @@ def model_name(model: Model | InferenceSession) -> str:
     return str(getattr(model, "_model_path", None) or "the model in memory")
 
 
+# Weights are not packed a second time for speed: for sessions that make a few runs.
+LEAN = {"session.disable_prepacking": "1"}
+
+
 def session(
     model: Model,
     provider: str = "cpu",

@@ -281,9 +281,7 @@ def prove(model: ModelProto | str | Path, rounds: int = 2, **options: Any) -> Or
     return result
 
 
-def _worst(
-    reference: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Any]], limit: float, what: str
-) -> Parity:
+def _worst(reference: Sequence[dict[str, Any]], outputs: Sequence[dict[str, Any]], limit: float, what: str) -> Parity:
     """The feed on which two models differ most; they must not."""
     worst = max((compare(a, b, limit) for a, b in zip(reference, outputs, strict=True)), key=lambda p: p.relative)
     if not worst.exact:

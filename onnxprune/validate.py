@@ -14,7 +14,7 @@ from onnxprune.errors import DataError, ModelError, ParityError
 from onnxprune.feeds import Feed, choose_shapes, input_specs, random_feeds
 from onnxprune.graph import Graph
 from onnxprune.parity import fidelity, parity
-from onnxprune.runtime import run, session
+from onnxprune.runtime import LEAN, run, session
 from onnxprune.shapes import without_weights
 from onnxprune.steps import Context
 from onnxprune.timing import bench
@@ -42,7 +42,7 @@ class Checks:
 def validate(
     graph: Graph,
     pruned: ModelProto | Path,
-    masked: Callable[[], ModelProto | Path] | None,
+    oracle: ModelProto | Path | None,
     exact: bool,
     checks: Checks,
     context: Context,
@@ -52,7 +52,7 @@ def validate(
     Args:
         graph: the original.
         pruned: the result, or the draft that was written of it.
-        masked: makes the oracle of the cut.
+        oracle: the masked original, if the result has one.
         exact: whether the result has to compute the oracle's function.
         checks: what is measured, and the gates.
         context: provider, threads, data.
@@ -70,7 +70,7 @@ def validate(
         original: ModelProto | Path = graph.path if graph.path else graph.proto
         try:
             feeds, inputs = _feeds(graph, context)
-            ready = session(original, context.provider, context.threads, arena=False)
+            ready = session(original, context.provider, context.threads, arena=False, config=LEAN)
             if context.data is None:
                 run(ready, feeds[0])
             del ready
@@ -81,8 +81,8 @@ def validate(
             warnings.append(f"not run, so nothing is proved or measured: {error}")
             return {"warnings": warnings}
         found: dict[str, Any] = {"inputs": inputs, "warnings": warnings}
-        if masked is not None:
-            compared = parity(masked(), pruned, feeds[:PARITY_FEEDS], context.provider, context.threads)
+        if oracle is not None:
+            compared = parity(oracle, pruned, feeds[:PARITY_FEEDS], context.provider, context.threads)
             found["parity"] = compared.to_dict()
             if compared.vacuous:
                 names = ", ".join(compared.vacuous)
@@ -98,6 +98,15 @@ def validate(
         with context.stage("latency"):
             found["latency_ms"] = _latency(original, pruned, feeds, checks, context)
     return found
+
+
+def beside(oracle: ModelProto | Path, pruned: ModelProto | Path) -> ModelProto | Path:
+    """The oracle as a file in the draft's temporary folder, so that its weights are in memory only while it runs."""
+    if isinstance(oracle, Path) or not isinstance(pruned, Path):
+        return oracle
+    path = pruned.with_name("masked.onnx")
+    onnx.save_model(oracle, path, format="protobuf", save_as_external_data=True, location="masked.data")
+    return path
 
 
 def failed_gate(record: Mapping[str, Any], checks: Checks) -> str | None:

@@ -22,8 +22,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 Row = dict[str, Any]
-# Below this relative difference between the outputs for two inputs, parity says little about a model.
-ALIVE = 1e-4
+# Outputs for two inputs must differ by this many times the parity, or parity says little about a model.
+ALIVE = 100
 LOCKS = 12  # kept per model
 
 
@@ -117,7 +117,8 @@ def line(row: Row) -> str:
     state = "exact" if row["exact"] else "WRONG"
     if not row["exact"] and row["parity"] and row["noise"] and row["parity"] < 10 * row["noise"]:
         state = "noisy"  # so is the masked original against itself
-    if row["exact"] and (row["vacuous"] or (row["alive"] is not None and row["alive"] < ALIVE)):
+    still = row["alive"] is not None and row["alive"] <= ALIVE * (row["parity"] or 0.0)
+    if row["exact"] and (row["vacuous"] or still):
         state = "hollow"  # equal, but so would anything be
     parity = "inf" if row["parity"] is None else f"{row['parity']:.0e}"
     op, why, share = row["locks"][0] if row["locks"] else ("", "nothing is locked", 0.0)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import TensorProto
+from onnx import TensorProto, helper
 from scipy import special
 
 from onnxprune.folds import FLOATS
@@ -41,7 +41,7 @@ def _shrink(x: Numbers, a: Attrs) -> Numbers:
 
 def _cast(x: Numbers, a: Attrs) -> Numbers:
     if a["to"] in FLOATS:
-        return x
+        return np.asarray(x.astype(helper.tensor_dtype_to_np_dtype(a["to"])), dtype=np.float64)
     if a["to"] == TensorProto.BOOL:
         return np.asarray(x != 0, dtype=np.float64)
     return np.where(np.abs(x) < 127, np.trunc(x), np.nan)  # what overflows is another matter

@@ -51,7 +51,7 @@ def lossless(coupling: Coupling, keep: Mask | None = None) -> tuple[Mask, dict[s
         [units], True where a unit goes; and the folds for `make_plan`.
     """
     facts = Facts(coupling)
-    found = _analyse(facts)
+    found = analyse(facts)
     fixed = fixed_units(facts, found) | (False if keep is None else keep)
     state = _State(coupling, tuple(found.values()), fixed, np.zeros(coupling.units, dtype=bool), {})
     needed, sums = _needed(state), list[list[Any]]()
@@ -63,7 +63,7 @@ def lossless(coupling: Coupling, keep: Mask | None = None) -> tuple[Mask, dict[s
     return removed, {key: entries for key, entries in folds.items() if entries}
 
 
-def _analyse(facts: Facts) -> dict[int, Reading]:
+def analyse(facts: Facts) -> dict[int, Reading]:
     """Fill the facts in the order of the nodes; the contractions by node index."""
     coupling, found = facts.coupling, dict[int, Reading]()
     constant, contractions = derived(coupling), readings(coupling)

@@ -1,0 +1,245 @@
+"""From scores and a target to the units that go."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from onnxprune import cost
+from onnxprune.allocation import SCOPES, Limits, Target, allocate, labels, parse_target
+from onnxprune.coupling import Coupling, couple
+from onnxprune.criteria.base import score
+from onnxprune.errors import OptionError, TargetError
+from onnxprune.graph import load
+from onnxprune.plan import make_plan
+from onnxprune.surgery import cut
+from onnxprune.testing import Builder, close
+
+Removed = NDArray[np.bool_]
+
+
+def network() -> ModelProto:
+    """Widths 16, 32, 8 and 24; the first feeds a residual sum."""
+    b = Builder()
+    y = b.conv(b.input("x", 1, 3, 8, 8), 16, name="stem")
+    z = b.conv(b.op("Relu", y), 32, name="wide", strides=[1, 1])
+    z = b.conv(b.op("Relu", z), 8, 1, name="narrow")
+    y = b.op("Add", y, b.conv(b.op("Relu", z), 16, name="back"))
+    y = b.op("Flatten", b.op("GlobalAveragePool", b.conv(y, 24, name="top")))
+    return b.model(close(b, y, 10, "head"))
+
+
+@pytest.fixture(scope="module")
+def coupling() -> Coupling:
+    return couple(load(network()))
+
+
+def counts(coupling: Coupling, removed: Removed) -> NDArray[np.intp]:
+    return np.bincount(coupling.group_of[removed], minlength=len(coupling.groups))
+
+
+def kept(coupling: Coupling, removed: Removed) -> dict[str, int]:
+    left = {g.name: g.units.size for g in coupling.groups}
+    for group, gone in zip(coupling.groups, counts(coupling, removed), strict=True):
+        left[group.name] -= int(gone)
+    return left
+
+
+def again(coupling: Coupling, removed: Removed) -> Coupling:
+    """The analysis of the cut model."""
+    return couple(load(cut(coupling, make_plan(coupling, removed), removed)))
+
+
+def choose(coupling: Coupling, target: str, scope: str = "global", **limits: Any) -> Removed:
+    return allocate(coupling, score(coupling), parse_target(target), scope, Limits(**limits))
+
+
+# Targets
+
+
+@pytest.mark.parametrize(("text", "kind", "amount"), [("macs=0.5", "macs", 0.5), ("params=1", "params", 1.0)])
+def test_parse_target(text: str, kind: str, amount: float) -> None:
+    target = parse_target(text)
+    assert target == Target(kind, amount)
+    assert parse_target(str(target)) == target
+
+
+def test_lossless_is_a_target() -> None:
+    assert str(parse_target("lossless")) == "lossless"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "macs", "macs=", "macs=0", "macs=1.5", "macs=-1", "macs=nan", "macs=half", "size=0.5", "0.5", "lossless=1"]
+)
+def test_targets_that_are_none(text: str) -> None:
+    with pytest.raises(TargetError, match="write channels=X"):
+        parse_target(text)
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize("amount", [1.0, 0.9, 0.5, 0.3, 0.1])
+@pytest.mark.parametrize("kind", ["channels", "params", "macs"])
+def test_the_target_is_met_closely(coupling: Coupling, kind: str, amount: float, scope: str) -> None:
+    """Met from below, and no group could keep one more unit."""
+    removed = choose(coupling, f"{kind}={amount}", scope)
+    gone = counts(coupling, removed)
+    frozen = np.zeros(len(coupling.groups), dtype=bool)
+    measure = {"params": cost.params, "macs": cost.macs}.get(kind, lambda c: cost.channels(c, frozen))(coupling)
+    assert measure(gone) <= amount * measure.before * (1 + 1e-9)
+    assert all(v >= 1 for v in kept(coupling, removed).values())
+    if scope == "global" or kind != "channels":
+        for group in np.flatnonzero(gone):
+            back = gone.copy()
+            back[group] -= 1
+            assert measure(back) > amount * measure.before
+
+
+def test_everything_may_remain(coupling: Coupling) -> None:
+    assert not choose(coupling, "macs=1").any()
+
+
+@pytest.mark.parametrize("kind", ["params", "macs"])
+@pytest.mark.parametrize("scope", SCOPES)
+def test_costs_are_those_of_the_cut_model(coupling: Coupling, kind: str, scope: str) -> None:
+    removed = choose(coupling, f"{kind}=0.4", scope)
+    for measure in (cost.params, cost.macs):
+        made = measure(again(coupling, removed)).before
+        assert measure(coupling)(counts(coupling, removed)) == pytest.approx(made)
+
+
+def test_the_costs_themselves(coupling: Coupling) -> None:
+    positions, weights = 64, [3 * 16 * 9, 16 * 32 * 9, 32 * 8, 8 * 16 * 9, 16 * 24 * 9]
+    assert cost.macs(coupling).before == positions * sum(weights) + 240
+    assert cost.params(coupling).before == sum(weights) + 16 + 32 + 8 + 16 + 24 + 240
+
+
+def test_too_small_a_target(coupling: Coupling) -> None:
+    with pytest.raises(TargetError, match=r"cannot be met; the least that can remain is macs=0\.0"):
+        choose(coupling, "macs=0.0001")
+
+
+# Scopes
+
+
+def test_the_local_scope_keeps_the_same_share_of_every_group(coupling: Coupling) -> None:
+    removed = choose(coupling, "channels=0.5", "local")
+    assert kept(coupling, removed) == {"stem": 8, "wide": 16, "narrow": 4, "top": 12}
+
+
+def test_within_a_group_the_least_important_go_first(coupling: Coupling) -> None:
+    scores = score(coupling)
+    for scope in SCOPES:
+        removed = choose(coupling, "params=0.5", scope)
+        for group in coupling.groups:
+            gone = removed[group.units]
+            if gone.any():
+                assert scores[group.units][gone].max() <= scores[group.units][~gone].min()
+
+
+def test_the_global_scope_ranks_all_units_together(coupling: Coupling) -> None:
+    scores = np.ones(coupling.units)
+    wide = next(g for g in coupling.groups if g.name == "wide")
+    scores[wide.units] = 0.1
+    removed = allocate(coupling, scores, parse_target("channels=0.7"))
+    assert kept(coupling, removed) == {"stem": 16, "wide": 8, "narrow": 8, "top": 24}
+
+
+def test_ties_are_broken_the_same_way_every_time(coupling: Coupling) -> None:
+    scores = np.ones(coupling.units)
+    first, second = (allocate(coupling, scores, parse_target("macs=0.5")) for _ in range(2))
+    assert (first == second).all()
+
+
+def test_a_scope_that_does_not_exist(coupling: Coupling) -> None:
+    with pytest.raises(OptionError, match="choose one of global, local"):
+        choose(coupling, "macs=0.5", "everywhere")
+
+
+# Limits
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize("align", [2, 4, 8])
+def test_widths_stay_aligned(align: int, scope: str) -> None:
+    coupling = couple(load(network()))
+    removed = choose(coupling, "macs=0.4", scope, align=align)
+    assert all(width % align == 0 for width in kept(coupling, removed).values())
+    assert removed.any()
+
+
+def test_a_width_that_is_no_multiple_stays_or_shrinks_to_one() -> None:
+    b = Builder()
+    y = b.conv(b.input("x", 1, 3, 8, 8), 20, name="odd")
+    y = b.conv(b.op("Relu", y), 6, name="small")
+    coupling = couple(load(b.model(close(b, y))))
+    removed = choose(coupling, "channels=0.7", align=8)
+    assert kept(coupling, removed) == {"odd": 16, "small": 6} or kept(coupling, removed)["odd"] % 8 == 0
+
+
+def test_alignment_counts_the_indices_that_a_unit_takes() -> None:
+    """A unit of a pixel shuffle is four channels before it and one behind: both widths are aligned."""
+    b = Builder()
+    y = b.conv(b.input("x", 1, 3, 8, 8), 48, name="w1")
+    y = b.conv(b.op("DepthToSpace", y, blocksize=2), 16, name="w2")
+    coupling = couple(load(b.model(close(b, y, name="w3"))))
+    assert kept(coupling, choose(coupling, "channels=0.6", align=8)) == {"w1": 8, "w2": 8}
+
+
+def test_an_alignment_below_one(coupling: Coupling) -> None:
+    with pytest.raises(OptionError, match="--align 0"):
+        choose(coupling, "macs=0.5", align=0)
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_what_is_kept_stays_whole(coupling: Coupling, scope: str) -> None:
+    removed = choose(coupling, "macs=0.9", scope, keep=["^wide$", "top"])
+    assert kept(coupling, removed)["wide"] == 32 and kept(coupling, removed)["top"] == 24
+    assert removed.any()
+
+
+def test_keep_finds_nodes_by_name(coupling: Coupling) -> None:
+    wide = next(i for i, g in enumerate(coupling.groups) if g.name == "wide")
+    node = coupling.graph.consumers["wide"][0][0].label
+    assert node in labels(coupling, wide) and "wide" in labels(coupling, wide)
+    assert kept(coupling, choose(coupling, "macs=0.8", keep=[f"^{node}$"]))["wide"] == 32
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_ratios_are_kept_whatever_the_target(coupling: Coupling, scope: str) -> None:
+    removed = choose(coupling, "macs=0.55", scope, ratios=[("^wide$", 0.25), ("^top$", 1.0)])
+    assert kept(coupling, removed)["wide"] == 8 and kept(coupling, removed)["top"] == 24
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ({"keep": ["nobody"]}, "--keep 'nobody' matches no tensor or node"),
+        ({"keep": ["("]}, "not a regular expression"),
+        ({"ratios": [("wide", 0.0)]}, "must be in (0, 1]"),
+        ({"ratios": [("nobody", 0.5)]}, "--ratio 'nobody' matches"),
+    ],
+)
+def test_limits_that_make_no_sense(coupling: Coupling, limits: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError) as error:
+        choose(coupling, "macs=0.5", **limits)
+    assert message in str(error.value)
+
+
+def test_groups_without_a_score_stay(coupling: Coupling) -> None:
+    scores = score(coupling)
+    stem = next(g for g in coupling.groups if g.name == "stem")
+    scores[stem.units[3]] = np.nan
+    removed = allocate(coupling, scores, parse_target("macs=0.5"))
+    assert kept(coupling, removed)["stem"] == 16
+    with pytest.raises(TargetError):
+        allocate(coupling, np.full(coupling.units, np.nan), parse_target("macs=0.5"))
+
+
+def test_a_model_without_anything_to_cut() -> None:
+    b = Builder()
+    coupling = couple(load(b.model(b.conv(b.input("x", 1, 3, 8, 8), 4))))
+    assert not choose(coupling, "macs=1").any()
+    with pytest.raises(TargetError):
+        choose(coupling, "macs=0.5")
