@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from onnxprune.rules.base import Alternative, Choice, Dim, Index, Lock, Tie
 
 Mask = NDArray[np.int32]
+NO_WAY = "no way to cut this axis survives its other constraints"
 
 
 @dataclass(frozen=True)
@@ -171,6 +172,16 @@ class Spread:
                 b[ib[both] if ib is not None else both] = True
         return any(not mask(d).all() for d in alternative.cuts)
 
+    def _blocker(self, choice: Choice) -> int | None:
+        """The cause that an axis which was free until now inherits: that of a locked axis it would be cut with."""
+        for alternative in choice.alternatives:
+            dims = {d for c in alternative.constraints if isinstance(c, Tie) for d in (c.a, c.b)}
+            states = [self.state.get(self._solver.root(d)) for d in sorted(dims)]
+            locked = [s for s in states if isinstance(s, int)]
+            if locked and len(locked) < len(states):
+                return locked[0]
+        return None
+
     def _prefer(self, live: list[Alternative], choice: Choice) -> Alternative:
         """What spares the axes that other choices cut (the heads of Q, for V), then what leaves most axes cuttable,
         then what leaves most room."""
@@ -228,7 +239,7 @@ class Spread:
 
     def _commit(self, node: int, choice: Choice, alternative: Alternative | None) -> None:
         if alternative is None:
-            cause = self._solver.cause(node, "no way to cut this axis survives its other constraints")
+            cause = self._blocker(choice) or self._solver.cause(node, NO_WAY)
             for dim in choice.dims:
                 self.lock(self._solver.root(dim), cause)
         else:

@@ -282,7 +282,10 @@ def _apply(graph: GraphProto, proto: NodeProto, node: Node, edit: SetAttr | SetI
 
 def _value_infos(graph: GraphProto, state: _Cut) -> None:
     """Sizes that the model declares for inner values, and for initializers that are also inputs."""
+    weights = {t.name: t.dims for t in graph.initializer}
     for info in (*graph.value_info, *graph.input):
         for axis, dim in enumerate(info.type.tensor_type.shape.dim):
-            if dim.HasField("dim_value") and state.touches(Dim(info.name, axis)):
+            if info.name in weights:  # some exporters declare them; a shared one keeps what most of its users need
+                dim.dim_value = weights[info.name][axis]
+            elif dim.HasField("dim_value") and state.touches(Dim(info.name, axis)):
                 dim.dim_value = state.kept(Dim(info.name, axis)).size

@@ -71,7 +71,8 @@ def test_lossless_is_a_target() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "macs", "macs=", "macs=0", "macs=1.5", "macs=-1", "macs=nan", "macs=half", "size=0.5", "0.5", "lossless=1"]
+    "text",
+    ["", "macs", "macs=", "macs=0", "macs=1.5", "macs=-1", "macs=nan", "macs=half", "size=0.5", "0.5", "lossless=1"],
 )
 def test_targets_that_are_none(text: str) -> None:
     with pytest.raises(TargetError, match="write channels=X"):

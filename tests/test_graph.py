@@ -225,9 +225,7 @@ def without_opset(path: Path) -> None:
     path.write_bytes(model.SerializeToString())
 
 
-@pytest.mark.parametrize(
-    "spoil", [garbage, empty, truncated, without_nodes, without_opset], ids=lambda f: f.__name__
-)
+@pytest.mark.parametrize("spoil", [garbage, empty, truncated, without_nodes, without_opset], ids=lambda f: f.__name__)
 def test_files_that_are_no_models(spoil: Callable[[Path], None], tmp_path: Path) -> None:
     path = tmp_path / "bad.onnx"
     spoil(path)

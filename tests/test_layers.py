@@ -78,8 +78,7 @@ def test_pipeline_knows_the_registry_of_passes_only(tmp_path: Path) -> None:
     assert check(root) == (
         1,
         [
-            "onnxprune/pipeline.py:1: pipeline imports passes at the top: "
-            "import it inside the function that needs it",
+            "onnxprune/pipeline.py:1: pipeline imports passes at the top: import it inside the function that needs it",
             "onnxprune/pipeline.py:3: pipeline imports passes.simplify: look it up in the registry of passes",
             "onnxprune/pipeline.py:4: pipeline imports passes.simplify: look it up in the registry of passes",
         ],

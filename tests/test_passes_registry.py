@@ -13,9 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def test_plain_passes_is_refused_in_one_clear_line() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", "import passes"], cwd=ROOT, capture_output=True, text=True, timeout=60
-    )
+    done = subprocess.run([sys.executable, "-c", "import passes"], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode != 0
     assert done.stderr.splitlines()[-1] == (
         "ImportError: this package is imported as `onnxprune.passes`, not as `passes`"

@@ -289,3 +289,14 @@ def test_edited_constants_are_the_nodes_own() -> None:
     targets = result.sizes("Reshape", 1)
     assert sorted(targets) == [[2, 4, 36], [2, 8, 36]]
     assert result.shape("target") == (3,)
+
+
+def test_declared_sizes_of_shared_initializers_follow() -> None:
+    """The newer torch exporter declares initializers among the values, too."""
+    model = network()
+    for tensor in model.graph.initializer:
+        model.graph.value_info.append(onnx.helper.make_tensor_value_info(tensor.name, 1, list(tensor.dims)))
+    result = prove(model)
+    declared = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in result.model.graph.value_info}
+    for tensor in result.model.graph.initializer:
+        assert declared.get(tensor.name, list(tensor.dims)) == list(tensor.dims)

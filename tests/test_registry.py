@@ -20,9 +20,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.syspath_prepend(tmp_path)
     path = tmp_path / "toy"
     path.mkdir()
-    (path / "__init__.py").write_text(
-        "from onnxprune.registry import Registry\nTOYS = Registry('toy', __name__)\n"
-    )
+    (path / "__init__.py").write_text("from onnxprune.registry import Registry\nTOYS = Registry('toy', __name__)\n")
     yield path
     load_package.cache_clear()
     for name in [name for name in sys.modules if name.split(".")[0] in {"toy", "acme"}]:

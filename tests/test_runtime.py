@@ -26,7 +26,17 @@ from onnxprune.errors import (
     ShapeError,
 )
 from onnxprune.feeds import random_feeds
-from onnxprune.parity import EXACT, EXACT_BFLOAT16, EXACT_FLOAT16, EXACT_QUANTISED, Parity, compare, fidelity, parity, tolerance
+from onnxprune.parity import (
+    EXACT,
+    EXACT_BFLOAT16,
+    EXACT_FLOAT16,
+    EXACT_QUANTISED,
+    Parity,
+    compare,
+    fidelity,
+    parity,
+    tolerance,
+)
 from onnxprune.runtime import resolve, run, session
 from onnxprune.timing import Interval, bench, median_interval
 
@@ -322,8 +332,7 @@ def test_fidelity_streams_what_numpy_computes_at_once() -> None:
     feeds = random_feeds(mlp(), count=4, shapes={"x": (5, 6)})
     found = fidelity(mlp(), mlp(shift=0.3), iter(feeds))
     a, b = (
-        np.concatenate([run(session(m), f)["y"] for f in feeds]).astype(np.float64)
-        for m in (mlp(), mlp(shift=0.3))
+        np.concatenate([run(session(m), f)["y"] for f in feeds]).astype(np.float64) for m in (mlp(), mlp(shift=0.3))
     )
     assert found.max_abs == pytest.approx(np.abs(a - b).max())
     assert found.cosine == pytest.approx((a * b).sum() / np.linalg.norm(a) / np.linalg.norm(b))
@@ -344,9 +353,7 @@ def test_fidelity_without_scores_or_with_other_shapes() -> None:
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3])
     y = helper.make_tensor_value_info("y", TensorProto.INT64, [2, "n"])
     positive = wrap([helper.make_node("NonZero", ["x"], ["y"])], [x], [y])
-    none = wrap(
-        [helper.make_node("Sub", ["x", "x"], ["z"]), helper.make_node("NonZero", ["z"], ["y"])], [x], [y]
-    )
+    none = wrap([helper.make_node("Sub", ["x", "x"], ["z"]), helper.make_node("NonZero", ["z"], ["y"])], [x], [y])
     found = fidelity(positive, none, feeds)
     assert found.skipped == 1 and math.isnan(found.cosine) and found.top1_agreement is None
     assert found.to_dict()["cosine"] is None
@@ -376,9 +383,7 @@ def test_the_interval_covers_the_median_as_often_as_it_says() -> None:
     assert 0.91 < np.mean([i.low <= 1 <= i.high for i in intervals]) <= 1
 
 
-def fake_clock(
-    monkeypatch: pytest.MonkeyPatch, times: dict[str, float], noise: float, seed: int = 0
-) -> list[str]:
+def fake_clock(monkeypatch: pytest.MonkeyPatch, times: dict[str, float], noise: float, seed: int = 0) -> list[str]:
     """Make runs of a model take a set number of milliseconds, with noise; returns the order of the runs."""
     rng, order = np.random.default_rng(seed), list[str]()
 

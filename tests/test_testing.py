@@ -75,9 +75,7 @@ def zero(model: ModelProto, name: str) -> None:
 
 
 @pytest.mark.parametrize(("spoil", "message"), SLIPS.values(), ids=SLIPS)
-def test_slips_of_surgery(
-    monkeypatch: pytest.MonkeyPatch, spoil: Callable[[ModelProto], object], message: str
-) -> None:
+def test_slips_of_surgery(monkeypatch: pytest.MonkeyPatch, spoil: Callable[[ModelProto], object], message: str) -> None:
     spoiled(monkeypatch, spoil)
     with pytest.raises(OracleError, match=message):
         oracle(sandwich(lambda b, y: b.op("Relu", y)), 0.5)

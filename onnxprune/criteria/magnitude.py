@@ -34,8 +34,8 @@ def bn_gamma(context: Context) -> Scores:
     scores = gather(context, _absolute, ("scale",))
     if np.isnan(scores).all():
         raise OptionError(
-            f"--criterion bn: {context.coupling.graph.name} has no BatchNormalization left to read (exporters fold it); "
-            "use l2, or export without folding"
+            f"--criterion bn: {context.coupling.graph.name} has no BatchNormalization left to read "
+            "(exporters fold it); use l2, or export without folding"
         )
     return scores
 

@@ -94,7 +94,7 @@ class Linear:
     w_in: Dim
     w_out: Dim
     y: Dim
-    cost: tuple[Dim, Dim]
+    cost: tuple[Dim, ...]
     macs: float
     bias: str | None = None
     bias_slot: int | None = None

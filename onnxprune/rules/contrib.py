@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import prod
 
 from onnxprune.rules.base import (
     Constraint,
@@ -72,8 +71,7 @@ def fused_matmul_linear(n: NodeView) -> Linear:
     (_, _, k), (_, nb, kb) = _sides(n)
     if not n.is_weight(1):
         raise Unknown("the second operand is no weight")
-    macs = prod(s for s in n.out_shape()[:-1] if isinstance(s, int))
-    return Linear(k, kb, nb, n.y(-1), (kb, nb), float(macs))
+    return Linear(k, kb, nb, n.y(-1), (kb, *n.ys()), 1.0)
 
 
 def _sides(n: NodeView) -> tuple[tuple[list[Dim], Dim, Dim], tuple[list[Dim], Dim, Dim]]:

@@ -113,7 +113,7 @@ def conv_linear(n: NodeView) -> Linear:
     """MACs: outputs (transposed: inputs) x kernel volume x channels in x channels out, per group."""
     transposed = n.node.op == "ConvTranspose"
     places = n.shape(0) if transposed else n.out_shape()
-    macs = prod(s for s in (places[0], *places[2:], *n.shape(1)[2:]) if isinstance(s, int))
+    macs = prod(s for s in (*places[2:], *n.shape(1)[2:]) if isinstance(s, int))
     full, part = n.x(1, 0), n.x(1, 1)
     pads = n.attrs.get("pads") or ()
     return Linear(
@@ -121,7 +121,7 @@ def conv_linear(n: NodeView) -> Linear:
         w_in=full if transposed else part,
         w_out=part if transposed else full,
         y=n.y(1),
-        cost=(full, part),
+        cost=(full, part, n.y(0)),
         macs=float(macs),
         bias=n.names[2] if n.has(2) else None,
         bias_slot=2,

@@ -6,6 +6,7 @@ A removed weight slice is one at its zero point, which adds nothing: the ties ar
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -65,8 +66,8 @@ def integer_conv_group(n: NodeView, kept: Kept) -> Iterator[Edit]:
 
 @linear(*CONV)
 def integer_conv_linear(n: NodeView) -> Linear | tuple[Linear, ...]:
-    """As Conv."""
-    return conv_linear(n.as_op("Conv", CONV[n.key]))
+    """As Conv; its bias is no place for floats."""
+    return replace(conv_linear(n.as_op("Conv", CONV[n.key])), bias=None, bias_slot=None)
 
 
 @rule(*MATMUL)

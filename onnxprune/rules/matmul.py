@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import prod
 
 from onnxprune.rules.base import (
     NOWHERE,
@@ -42,21 +41,18 @@ def matmul(n: NodeView) -> Iterator[Constraint]:
 
 @linear("MatMul")
 def matmul_linear(n: NodeView) -> Linear:
-    """MACs: everything that the weight side does not span x K x N."""
+    """MACs: K for each element of the output."""
     a, b, y = n.xs(0), n.xs(1), n.ys()
     k_a, k_b = a[-1], b[-2] if len(b) > 1 else b[0]
     if not (n.is_weight(0) or n.is_weight(1)):
         raise Unknown("neither side is a weight")
     if n.is_weight(1):
-        spread = n.shape(0)[:-1]
         out, y_out = (b[-1], y[-1]) if len(b) > 1 else (NOWHERE, NOWHERE)
         x, w_in = k_a, k_b
     else:
-        spread = (*n.shape(1)[:-2], *n.shape(1)[-1:]) if len(b) > 1 else ()
         out, y_out = (a[-2], y[-2 if len(b) > 1 else -1]) if len(a) > 1 else (NOWHERE, NOWHERE)
         x, w_in = k_b, k_a
-    macs = prod(s for s in spread if isinstance(s, int))
-    return Linear(x, w_in, out, y_out, (w_in, out), float(macs))
+    return Linear(x, w_in, out, y_out, (w_in, *y), 1.0)
 
 
 @rule("Gemm")
@@ -73,13 +69,11 @@ def gemm(n: NodeView) -> Iterator[Constraint]:
 @linear("Gemm")
 def gemm_linear(n: NodeView) -> Linear:
     """MACs: M x K x N."""
-    (m, k), (kb, nb) = _sides(n)
+    (_, k), (kb, nb) = _sides(n)
     if not n.is_weight(1):
         raise Unknown("the second operand is no weight")
-    rows = n.shape(0)[m.axis]
     bias = n.names[2] if n.has(2) else None
-    scale = float(rows) if isinstance(rows, int) else 1.0
-    return Linear(k, kb, nb, n.y(1), (kb, nb), scale, bias=bias, bias_slot=2)
+    return Linear(k, kb, nb, n.y(1), (kb, *n.ys()), 1.0, bias=bias, bias_slot=2)
 
 
 def _sides(n: NodeView) -> tuple[tuple[Dim, Dim], tuple[Dim, Dim]]:

@@ -114,9 +114,7 @@ def test_grouped_convolutions_that_disagree_share_what_is_common() -> None:
     [(1, 6, ([8], [6])), (8, 1, ([8], [8])), (8, 3, ([8], [8])), (2, 3, ([4], [3]))],
     ids=["dense", "depthwise", "multiplier", "grouped"],
 )
-def test_transposed(
-    spatial: tuple[int, ...], group: int, narrow: int, freedom: tuple[list[int], list[int]]
-) -> None:
+def test_transposed(spatial: tuple[int, ...], group: int, narrow: int, freedom: tuple[list[int], list[int]]) -> None:
     def middle(b: Builder, y: str) -> str:
         w = b.weight(8, narrow, *[2] * len(spatial), name="w", fan=8)
         bias = b.weight(narrow * group, name="b")

@@ -6,8 +6,6 @@ from onnxprune.rules.base import Options
 from onnxprune.testing import Builder, prove
 
 
-
-
 @pytest.mark.parametrize(
     ("equation", "shape", "axes"),
     [

@@ -9,7 +9,6 @@ from onnxprune.rules.matmul import COMPUTED, INSIDE
 from onnxprune.testing import Builder, close, prove, sandwich
 
 
-
 @pytest.mark.parametrize("trans_a", [0, 1])
 @pytest.mark.parametrize("trans_b", [0, 1])
 @pytest.mark.parametrize("bias", [(6,), (1, 6), (5, 6), (5, 1), (1,), (), None], ids=str)
