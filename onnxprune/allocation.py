@@ -220,6 +220,18 @@ def _problem(coupling: Coupling, scores: NDArray[np.float64], limits: Limits) ->
     return _Problem(coupling, count, step, frozen, fixed, order, scores)
 
 
+def kept_whole(coupling: Coupling, patterns: Sequence[str]) -> NDArray[np.bool_]:
+    """[units]: those of the groups that match one of the regular expressions.
+
+    Raises:
+        OptionError: a pattern that matches nothing.
+    """
+    groups = np.zeros(len(coupling.groups), dtype=bool)
+    for pattern in patterns:
+        groups |= _matching(coupling, pattern, "--keep")
+    return groups[coupling.group_of]
+
+
 def _matching(coupling: Coupling, pattern: str, option: str) -> NDArray[np.bool_]:
     try:
         expression = re.compile(pattern)

@@ -43,12 +43,14 @@ class Solver:
 
     def __init__(self, sizes: Mapping[Dim, int | str | None]) -> None:
         """`sizes`: every dim of the graph with its size."""
+        self._dims = list(sizes)
         self._ids = {dim: i for i, dim in enumerate(sizes)}
         self._size: list[int | str | None] = list(sizes.values())
         self._parent = list(range(len(self._size)))
         self._ties: list[tuple[int, int, Index, Index]] = []
         self._locks: list[tuple[int, int, Index | None]] = []
         self._sized: list[tuple[int, Leaf | SizeOf | None, int]] = []
+        self._follows: list[tuple[int, Dim, Dim]] = []
         self._choices: list[tuple[int, Choice]] = []
         self.causes = [Cause(None, "")]
 
@@ -117,7 +119,28 @@ class Solver:
             spread.tie(Edge(self._find(a), self._find(b), ia, ib))
         spread.run()
         spread.settle(self._choices)
-        return self._units(spread, {self._find(self._ids[d]) for d in parameters if d in self._ids})
+        with_parameters = {self._find(self._ids[d]) for d in parameters if d in self._ids}
+        solution = self._units(spread, with_parameters)
+        while apart := self._apart(solution):
+            for cause, pair in apart:
+                for dim in pair:
+                    spread.lock(self.root(dim), cause)
+            spread.run()
+            solution = self._units(spread, with_parameters)
+        return solution
+
+    def _apart(self, solution: Solution) -> list[tuple[int, tuple[Dim, Dim]]]:
+        """Sizes that are read off another axis which does not lose the same units."""
+
+        def units(dim: Dim) -> NDArray[np.int32]:
+            found = solution.unit_of[solution.class_of[dim]]
+            return np.zeros(0, np.int32) if found is None else np.sort(found[found >= 0])
+
+        return [
+            (self.cause(node, "its size is read off another axis"), (dim, other))
+            for node, dim, other in self._follows
+            if not np.array_equal(units(dim), units(other))
+        ]
 
     def _check_sized(self) -> None:
         """A size written in the graph must be able to follow the cut."""
@@ -127,10 +150,7 @@ class Solver:
             if isinstance(source, Leaf):
                 leaves.setdefault(source, set()).add(root)
             elif isinstance(source, SizeOf) and Dim(*source) in self._ids:
-                other = self._find(self._ids[Dim(*source)])
-                if other != root:
-                    cause = self.cause(node, "its size is read off another axis")
-                    self._locks += [(root, cause, None), (other, cause, None)]
+                self._follows.append((node, self._dims[i], Dim(*source)))
             else:
                 self._locks.append((root, self.cause(node, "its size is computed in the graph"), None))
         for leaf, roots in leaves.items():

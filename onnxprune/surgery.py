@@ -68,7 +68,7 @@ def cut(coupling: Coupling, plan: Plan, removed: Removed) -> ModelProto:
                 proto.input[slot] = variant_of(coupling, plan, use, removed)
         for edit in edits.get(node.index, ()):
             _apply(model.graph, proto, node, edit)
-    _value_infos(model.graph, state)
+    _value_infos(model.graph, state, plan)
     return model
 
 
@@ -280,12 +280,15 @@ def _apply(graph: GraphProto, proto: NodeProto, node: Node, edit: SetAttr | SetI
     proto.input[edit.slot] = name
 
 
-def _value_infos(graph: GraphProto, state: _Cut) -> None:
-    """Sizes that the model declares for inner values, and for initializers that are also inputs."""
-    weights = {t.name: t.dims for t in graph.initializer}
+def _value_infos(graph: GraphProto, state: _Cut, plan: Plan) -> None:
+    """Sizes that the model declares for inner values, for constants, and for initializers that are also inputs."""
+    constants = state.coupling.graph.constants
     for info in (*graph.value_info, *graph.input):
         for axis, dim in enumerate(info.type.tensor_type.shape.dim):
-            if info.name in weights:  # some exporters declare them; a shared one keeps what most of its users need
-                dim.dim_value = weights[info.name][axis]
-            elif dim.HasField("dim_value") and state.touches(Dim(info.name, axis)):
+            if not dim.HasField("dim_value"):
+                continue
+            if info.name in constants:  # its users may read private names, and copies
+                index = plan.kept.get(info.name, {}).get(axis)
+                dim.dim_value = dim.dim_value if index is None else index.size
+            elif state.touches(Dim(info.name, axis)):
                 dim.dim_value = state.kept(Dim(info.name, axis)).size

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from onnxprune.allocation import Limits, allocate, parse_target
+from onnxprune.allocation import Limits, allocate, kept_whole, parse_target
 from onnxprune.coupling import couple
 from onnxprune.criteria.base import score
 from onnxprune.graph import Graph
@@ -57,7 +57,7 @@ class PruneChannels:
             coupling = couple(graph, Options(align, self.allow_inexact, self.head_dims))
         if target.kind == "lossless":
             with context.stage("search"):
-                removed, folds = lossless(coupling)
+                removed, folds = lossless(coupling, kept_whole(coupling, self.keep))
             return carry_out(coupling, removed, make_plan(coupling, removed, folds), context)
         with context.stage("scores"):
             scores = score(coupling, self.criterion, self.combine, self.normalise, self.seed)

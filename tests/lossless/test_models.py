@@ -87,7 +87,8 @@ def mask(model: ModelProto, mode: str, seed: int) -> tuple[ModelProto, Units]:
 
 def prove(model: ModelProto, mode: str, seed: int, shrink: Shrink, all_of_them: bool) -> None:
     masked, some = mask(unshared(model), mode, seed)
-    result = shrink(masked)
+    # Networks full of twins are ill-conditioned: one ulp in the weights moves their outputs by 1e-5, too.
+    result = shrink(masked, tolerance=1e-4 if mode == "twins" else 1e-5)
     if all_of_them and mode in ("zero", "unread"):
         assert result.removed[some].all()
     if all_of_them and mode == "twins":
