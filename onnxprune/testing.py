@@ -345,8 +345,8 @@ def mask(original: ModelProto, plan: Plan, pruned: ModelProto) -> ModelProto:
             array = np.array(numpy_helper.to_array(tensor))
             for axis, kept in axes.items():
                 gone = np.setdiff1d(np.arange(array.shape[axis]), kept)
-                place = (*[slice(None)] * axis, gone)
-                array[place] = np.broadcast_to(fill, array.shape)[place]
+                rows = np.moveaxis(array, axis, 0)
+                rows[gone] = np.moveaxis(np.broadcast_to(fill, array.shape), axis, 0)[gone]
             name = tensor.name
             tensor.CopyFrom(numpy_helper.from_array(array, name))
     return model

@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 
-from onnxprune.testing import oracle
-
 if importlib.util.find_spec("torch") is None:
     pytest.skip("needs torch", allow_module_level=True)
 

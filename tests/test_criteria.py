@@ -177,7 +177,7 @@ def test_comparable_leaves_holes_and_zeros_alone() -> None:
         ({"normalise": "sum"}, "--normalise sum"),
     ],
 )
-def test_options_that_do_not_exist(coupling: Coupling, options: dict[str, str], message: str) -> None:
+def test_options_that_do_not_exist(coupling: Coupling, options: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError) as error:
         score(coupling, **options)
     assert message in str(error.value)

@@ -1,6 +1,7 @@
 """Where the numbers of shape arithmetic come from, and what a cut may do to them."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -47,7 +48,7 @@ def test_open_sizes_are_followed() -> None:
 
 @pytest.mark.parametrize(("start", "end"), [(1, 3), (-2, None), (0, -1)])
 def test_a_part_of_the_shape(start: int, end: int | None) -> None:
-    attrs = {"start": start} | ({} if end is None else {"end": end})
+    attrs: dict[str, Any] = {"start": start} | ({} if end is None else {"end": end})
     numbers = traced(lambda b, x: b.op("Shape", x, **attrs), 2, 3, 4)
     assert values(numbers) == [2, 3, 4][start:end]
 

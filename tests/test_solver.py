@@ -188,7 +188,7 @@ def test_choices_settle_one_another() -> None:
     """X splits into Y, Z and W is split the same way: heads of the one are heads of the other."""
     v, u = Dim("v", 0), Dim("u", 0)
     sizes: dict[Dim, int | str | None] = {X: 6, Y: 2, Z: 3, W: 6, u: 2, v: 3}
-    constraints = [split(X, Y, Z, 2, 3), split(W, u, v, 2, 3), Tie(Z, v), Lock(u, "no")]
+    constraints: list[Constraint] = [split(X, Y, Z, 2, 3), split(W, u, v, 2, 3), Tie(Z, v), Lock(u, "no")]
     solution = solve(sizes, constraints)
     assert units(solution, X) == units(solution, W) == [0, 1, 2, 0, 1, 2]
 

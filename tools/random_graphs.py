@@ -15,6 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 import onnx
@@ -56,6 +57,10 @@ class Grower(Builder):
         found = [d for d in range(least, n + 1) if n % d == 0]
         return self.random.choice(found) if found else None
 
+    def pick(self, *choices: Any) -> Any:
+        """One of several operands, whatever they are."""
+        return self.random.choice(choices)
+
     def width(self) -> int:
         """A number of channels; those with many divisors come more often."""
         return self.random.choice([1, 2, 3, 4, 4, 5, 6, 6, 8, 8, 8, 12, 12, 16])
@@ -85,7 +90,7 @@ class Grower(Builder):
 def grow(random: Random, steps: int | None = None) -> onnx.ModelProto:
     """A random network; `steps` cuts its growth short."""
     g = Grower(random)
-    batch: int | str = random.choice([2, 2, "N"])
+    batch: Any = random.choice([2, 2, "N"])
     g.live.append(g.conv(g.input("x", batch, random.choice([1, 3]), 6, 6), g.width()))
     if random.random() < 0.3:
         g.live.append(g.conv(g.input("z", batch, 2, 6, 6), g.width()))
@@ -107,7 +112,11 @@ def tails(g: Grower) -> list[str]:
             outputs.append(g.conv(x, g.random.choice([1, 3]), 1))
         else:
             y = g.op("GlobalAveragePool", x) if kind == "pool" else x
-            y = g.op("Flatten", y) if g.random.random() < 0.7 else g.op("Reshape", y, [-1, np.prod(g.shape(y)[1:])])
+            y = (
+                g.op("Flatten", y)
+                if g.random.random() < 0.7
+                else g.op("Reshape", y, [-1, int(np.prod(g.shape(y)[1:]))])
+            )
             if g.random.random() < 0.5:
                 y = g.op("LeakyRelu", g.gemm(y, g.width()))
             outputs.append(g.gemm(y, 3))
@@ -127,7 +136,7 @@ def dense(g: Grower, x: str) -> str:
 @step(4)
 def grouped(g: Grower, x: str) -> str | None:
     groups = g.divisor(g.shape(x)[1])
-    return groups and g.conv(x, groups * g.random.choice([1, 2, 3]), group=groups)
+    return None if not groups else g.conv(x, groups * g.random.choice([1, 2, 3]), group=groups)
 
 
 @step(3)
@@ -233,7 +242,7 @@ def gate(g: Grower, x: str) -> str:
 def where(g: Grower, x: str) -> str:
     channels = g.shape(x)[1]
     mask = g.const(g.rng.random((channels, 1, 1)) < 0.5)
-    return g.op("Where", mask, x, g.random.choice([g.op("Tanh", x), 0.5, g.weight(channels, 1, 1)]))
+    return g.op("Where", mask, x, g.pick(g.op("Tanh", x), 0.5, g.weight(channels, 1, 1)))
 
 
 @step(1)
@@ -264,7 +273,7 @@ def norm(g: Grower, x: str) -> str | None:
         return g.op("GroupNormalization", x, g.near_one(c), g.weight(c), num_groups=groups, epsilon=0.1)
     y = g.op("Reshape", x, [0, groups, -1])
     y = g.op("InstanceNormalization", y, g.near_one(groups), g.weight(groups), epsilon=0.1)
-    y = g.op("Reshape", y, g.random.choice([[0, c, h, w], g.op("Shape", x)]))
+    y = g.op("Reshape", y, g.pick([0, c, h, w], g.op("Shape", x)))
     return g.op("Mul", y, g.near_one(c, 1, 1))
 
 

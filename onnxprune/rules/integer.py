@@ -67,7 +67,9 @@ def integer_conv_group(n: NodeView, kept: Kept) -> Iterator[Edit]:
 @linear(*CONV)
 def integer_conv_linear(n: NodeView) -> Linear | tuple[Linear, ...]:
     """As Conv; its bias is no place for floats."""
-    return replace(conv_linear(n.as_op("Conv", CONV[n.key])), bias=None, bias_slot=None)
+    made = conv_linear(n.as_op("Conv", CONV[n.key]))
+    assert isinstance(made, Linear)
+    return replace(made, bias=None, bias_slot=None)
 
 
 @rule(*MATMUL)

@@ -104,7 +104,7 @@ def test_onnx_attention(rank: int, keys: int) -> None:
     b = builder(23)
     x = b.input("x", 2, TOKENS, 6)
     parts = [project(b, x, name, count * WIDTH) for name, count in (("q", HEADS), ("k", keys), ("v", keys))]
-    attrs = {"q_num_heads": HEADS, "kv_num_heads": keys}
+    attrs: dict[str, Any] = {"q_num_heads": HEADS, "kv_num_heads": keys}
     if rank == 4:
         attrs = {}
         counts = (HEADS, keys, keys)

@@ -1,5 +1,7 @@
 """Convolutions: dense, grouped, depthwise, transposed; weights that are computed."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -9,7 +11,7 @@ from onnxprune.testing import Builder, OracleResult, close, oracle, prove, sandw
 def group_of(result: OracleResult, op: str) -> int:
     """The `group` attribute of the only node of a kind that has one."""
     nodes = [n for n in result.model.graph.node if n.op_type == op]
-    return next(a.i for n in nodes for a in n.attribute if a.name == "group")
+    return int(next(a.i for n in nodes for a in n.attribute if a.name == "group"))
 
 
 @pytest.mark.parametrize("spatial", [(6,), (6, 6), (4, 4, 4)], ids=["1d", "2d", "3d"])
@@ -36,7 +38,7 @@ def test_dense(spatial: tuple[int, ...], bias: bool) -> None:
     ],
     ids=["strides", "dilations", "same", "valid"],
 )
-def test_windows_do_not_matter(attrs: dict[str, object]) -> None:
+def test_windows_do_not_matter(attrs: dict[str, Any]) -> None:
     result = prove(sandwich(lambda b, y: b.conv(y, 6, name="w", **attrs)))
     assert result.choices("w") == [6]
 

@@ -1,6 +1,7 @@
 """Ops that mix an axis lock it, say so, and leave the other axes free."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ def layer_norm(kind: str, axis: int) -> Middle:
     return middle
 
 
-def one(kind: str, **attrs: object) -> Middle:
+def one(kind: str, **attrs: Any) -> Middle:
     return lambda b, y: b.op(kind, y, **attrs)
 
 

@@ -1,5 +1,7 @@
 """Quantised models as QDQ: scales and zero points go with their channels."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -9,13 +11,13 @@ from onnxprune.testing import Builder, prove, sandwich
 def quantised_weight(b: Builder, shape: tuple[int, ...], dtype: type, axis: int | None, zero: bool, name: str) -> str:
     """A stored integer weight behind a DequantizeLinear; `axis`: where the scales run, None: one for all."""
     info = np.iinfo(dtype)
-    values = b.rng.integers(info.min, info.max + 1, shape).astype(dtype)
+    values: Any = b.rng.integers(info.min, info.max + 1, shape).astype(dtype)
     count = () if axis is None else (shape[axis],)
     scale = b.const(b.rng.uniform(0.001, 0.003, count).astype(np.float32), f"{name}.scale")
     middle = (int(info.max) + int(info.min)) // 2
-    points = np.asarray(b.rng.integers(middle - 5, middle + 6, count)).astype(dtype)
+    points: Any = np.asarray(b.rng.integers(middle - 5, middle + 6, count)).astype(dtype)
     rest = [b.const(points, f"{name}.zero")] if zero else []
-    attrs = {} if axis is None else {"axis": axis}
+    attrs: dict[str, Any] = {} if axis is None else {"axis": axis}
     return b.op("DequantizeLinear", b.const(values, name), scale, *rest, **attrs)
 
 
@@ -46,7 +48,7 @@ def test_a_whole_model_in_integers() -> None:
     cin, skip = 3, ""
     for name in ("a", "b", "c"):
         w = quantised_weight(b, (8, cin, 3, 3), np.int8, 0, True, name)
-        values = b.rng.integers(-500, 500, 8).astype(np.int32)
+        values: Any = b.rng.integers(-500, 500, 8).astype(np.int32)
         scale = b.const(b.rng.uniform(0.0005, 0.001, 8).astype(np.float32), f"{name}.bias.scale")
         bias = b.op("DequantizeLinear", b.const(values, f"{name}.bias"), scale, axis=0)
         y = quantised(b, b.op("Relu", b.op("Conv", y, w, bias, pads=[1, 1, 1, 1])))

@@ -1,6 +1,7 @@
 """Resize and Upsample: the channels pass, however the target size is written."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -49,7 +50,7 @@ def negative_axes(b: Builder, y: str) -> str:
     return b.op("Resize", y, None, [2.0], axes=[-1])
 
 
-OPSETS = {only_axes: 18, negative_axes: 18}
+OPSETS: dict[Any, int] = {only_axes: 18, negative_axes: 18}
 
 
 @pytest.mark.parametrize(
