@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from onnxprune.allocation import Limits, Target, allocate, parse_target
-    from onnxprune.coupling import Coupling, couple
+    from onnxprune.coupling import couple
     from onnxprune.criteria.base import score
     from onnxprune.errors import OnnxPruneError
-    from onnxprune.graph import Graph, load, save
+    from onnxprune.graph import Graph, load
+    from onnxprune.groups import Coupling
     from onnxprune.pipeline import Pipeline, Result, apply, inspect, prune
     from onnxprune.plan import Plan, make_plan, read_plan
     from onnxprune.rules.base import Options
@@ -22,22 +23,25 @@ if TYPE_CHECKING:
     from onnxprune.surgery import cut, mask
     from onnxprune.timing import bench
     from onnxprune.validate import Checks
+    from onnxprune.writing import save
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "allocation": ("Limits", "Target", "allocate", "parse_target"),
     "timing": ("bench",),
-    "coupling": ("Coupling", "couple"),
+    "coupling": ("couple",),
+    "groups": ("Coupling",),
     "criteria.base": ("score",),
     "errors": ("OnnxPruneError",),
-    "graph": ("Graph", "load", "save"),
+    "graph": ("Graph", "load"),
     "pipeline": ("Pipeline", "Result", "apply", "inspect", "prune"),
     "plan": ("Plan", "make_plan", "read_plan"),
     "rules.base": ("Options",),
     "surgeon": ("from_graphsurgeon", "to_graphsurgeon"),
     "surgery": ("cut", "mask"),
     "validate": ("Checks",),
+    "writing": ("save",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 

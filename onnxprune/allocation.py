@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from onnxprune import cost
 from onnxprune.cost import Cost, Counts
-from onnxprune.coupling import Coupling
 from onnxprune.errors import OptionError, TargetError
+from onnxprune.groups import Coupling
 
 COSTS: tuple[str, ...] = ("channels", "params", "macs")
 SCOPES = ("global", "local")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.coupling import Coupling
+from onnxprune.groups import Coupling
 from onnxprune.rules.base import Dim, Unknown
 
 Counts = NDArray[np.intp]

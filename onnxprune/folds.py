@@ -21,9 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from onnxprune.coupling import Coupling
 from onnxprune.errors import PlanError
 from onnxprune.graph import Graph, Node
+from onnxprune.groups import Coupling
 from onnxprune.rules.base import Index, Linear
 
 Array = NDArray[Any]

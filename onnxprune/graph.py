@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +20,7 @@ from google.protobuf.message import DecodeError
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
-from onnxprune.errors import ModelError, OutputError
+from onnxprune.errors import ModelError
 from onnxprune.shapes import Shape, shapes_of, shell_of, without_weights
 
 # Arrays up to this many elements are kept once read: shape constants, biases, quantisation scales.
@@ -200,72 +197,6 @@ PACKED = frozenset(
 )
 
 
-def check_output(graph: Graph, path: str | os.PathLike[str]) -> None:
-    """Refuse an output that would replace the model's own files.
-
-    Raises:
-        OutputError: `path`, or the data file that may come with it, is one of them.
-    """
-    if graph.path is None:
-        return
-    target = Path(path).resolve()
-    written = {target, target.with_name(target.name + ".data")}
-    read = {graph.path.resolve(), *(p.resolve() for p in _data_files(graph))}
-    if both := written & read:
-        raise OutputError(f"{path}: would replace {min(both).name!r} of the model that is pruned; choose another name")
-
-
-@contextmanager
-def draft(proto: ModelProto, path: str | os.PathLike[str], external: bool = False) -> Iterator[Path]:
-    """Write a model under a temporary name, hand it out to be checked, and move it into place if nothing is raised.
-
-    Args:
-        proto: the model, with its weights in memory.
-        path: where the model goes; an existing file is replaced only when the new one is complete.
-        external: put the weights beside the model in `<name>.data` (always done beyond 2 GB).
-
-    Raises:
-        OutputError: the folder does not exist or cannot be written.
-    """
-    target = Path(path)
-    data = target.name + ".data"
-    try:
-        if target.is_dir():
-            raise OutputError(f"{target}: is a folder; give the name of a file")
-        if target.exists() and not target.is_file():
-            raise OutputError(f"{target}: is a device, and a model would replace it; give the name of a file")
-        folder = Path(tempfile.mkdtemp(prefix=".onnxprune-", dir=target.parent))
-    except OSError as error:
-        reason = error.strerror or _line(error)
-        raise OutputError(f"{target}: cannot be written ({reason}); choose another output path") from error
-    try:
-        try:
-            _write(proto, folder / target.name, data if external or proto.ByteSize() > PROTOBUF_LIMIT else None)
-        except (OSError, ValueError) as error:
-            raise OutputError(f"{target}: cannot be written ({_line(error)}); choose another output path") from error
-        yield folder / target.name
-        if (folder / data).exists():
-            os.replace(folder / data, target.parent / data)
-        os.replace(folder / target.name, target)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def save(proto: ModelProto, path: str | os.PathLike[str], external: bool = False) -> None:
-    """Write a model in one step; see `draft`."""
-    with draft(proto, path, external):
-        pass
-
-
-def _write(proto: ModelProto, path: Path, data: str | None) -> None:
-    if data is None:
-        path.write_bytes(proto.SerializeToString())
-        return
-    copy = ModelProto()
-    copy.CopyFrom(proto)  # onnx moves the weights out of the model that it saves
-    onnx.save_model(copy, path, format="protobuf", save_as_external_data=True, location=data, size_threshold=1024)
-
-
 def is_external(graph: Graph) -> bool:
     """Whether the model keeps weights outside its `.onnx` file."""
     return any(uses_external_data(t) for t in graph.constants.values())
@@ -275,10 +206,11 @@ def file_bytes(graph: Graph) -> int:
     """Size in bytes of the model with its external data."""
     if graph.path is None:
         return int(graph.proto.ByteSize())
-    return graph.path.stat().st_size + sum(p.stat().st_size for p in _data_files(graph))
+    return graph.path.stat().st_size + sum(p.stat().st_size for p in data_files(graph))
 
 
-def _data_files(graph: Graph) -> set[Path]:
+def data_files(graph: Graph) -> set[Path]:
+    """The files in which a model keeps weights outside its own."""
     folder = graph.path.parent if graph.path else Path()
     return {folder / ExternalDataInfo(t).location for t in _tensors(graph.proto) if uses_external_data(t)}
 

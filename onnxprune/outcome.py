@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune import cost
-from onnxprune.coupling import Coupling, Group, couple
+from onnxprune.coupling import couple
 from onnxprune.graph import Graph
+from onnxprune.groups import Coupling, Group
 from onnxprune.plan import Plan, removed_units
 from onnxprune.steps import Context, Outcome
 from onnxprune.surgery import cut, mask

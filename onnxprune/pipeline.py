@@ -13,6 +13,7 @@ import numpy as np
 from onnx import ModelProto
 
 from onnxprune import graph as graphs
+from onnxprune import writing
 from onnxprune.coupling import couple
 from onnxprune.data import Feeds, read
 from onnxprune.errors import GateError
@@ -77,7 +78,7 @@ class Pipeline:
         with context.stage("load"):
             original = graphs.load(model, shapes)
             if out is not None:
-                graphs.check_output(original, out)
+                writing.check_output(original, out)
         if data is not None:
             feeds = data if isinstance(data, Feeds) else read(data, input_specs(original.proto))
             context = Context(provider, threads, feeds, context.shapes, on_stage, context.seconds)
@@ -91,7 +92,7 @@ class Pipeline:
             current = graphs.load(outcome.model, shapes) if step is not self.passes[-1] else current
         masked = outcome.masked if len(self.passes) == 1 else None
         external = graphs.is_external(original)
-        with graphs.draft(outcome.model, out, external) if out is not None else nullcontext() as path:
+        with writing.draft(outcome.model, out, external) if out is not None else nullcontext() as path:
             record |= _sizes(original, outcome.model, path)
             if checks is not None:
                 pruned = outcome.model if path is None else path

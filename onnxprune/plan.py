@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.coupling import Coupling
 from onnxprune.errors import PlanError
 from onnxprune.folds import readers
 from onnxprune.graph import Graph
+from onnxprune.groups import Coupling
 from onnxprune.rules.base import Dim, Index, Options
 
 VERSION = 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,12 +12,12 @@ from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnx.external_data_helper import uses_external_data
 
-from onnxprune.coupling import Coupling
 from onnxprune.folds import readers, replay
 from onnxprune.graph import Node
+from onnxprune.groups import Coupling
 from onnxprune.plan import Plan, kept_indices, variant_of
-from onnxprune.rules.base import FIXUPS, Dim, Index, NodeView, SetAttr, SetInput
-from onnxprune.shapeflow import Leaf, SizeOf
+from onnxprune.rules.base import FIXUPS, ZERO_PRESERVING, Dim, Index, NodeView, SetAttr, SetInput
+from onnxprune.shapeflow import Leaf, Number, SizeOf
 
 Removed = NDArray[np.bool_]
 
@@ -106,40 +107,50 @@ def mask(coupling: Coupling, removed: Removed) -> ModelProto:
     return model
 
 
-# What zero means where a plain zero would divide by zero: such slices stay as they are.
-_DIVISORS = frozenset({("Div", 1), ("QuantizeLinear", 1), ("DequantizeLinear", 1), ("BatchNormalization", 4)})
-
-
-# (op, slot of a quantised tensor) -> the slot of its zero point, and the axis along which that runs if it is a vector.
+# (op, slot of a quantised tensor) -> the slot of its zero point.
 _ZERO_POINTS = {
     ("DequantizeLinear", 0): 2,
     ("QLinearConv", 3): 5,
     ("ConvInteger", 1): 3,
     ("QLinearMatMul", 3): 5,
     ("MatMulInteger", 1): 3,
+    ("DynamicQuantizeMatMul", 1): 3,
+    ("MatMulIntegerToFloat", 1): 5,
 }
-_CHANNELS = {"QLinearConv": 0, "ConvInteger": 0, "QLinearMatMul": -1, "MatMulInteger": -1}
+# The axis of the tensor along which a vector of zero points runs; an attribute of DequantizeLinear.
+_CHANNELS = {"QLinearConv": 0, "ConvInteger": 0} | dict.fromkeys(
+    ["QLinearMatMul", "MatMulInteger", "DynamicQuantizeMatMul", "MatMulIntegerToFloat"], -1
+)
+# Constants that are divided by, or that say what zero is: their slices stay as they are.
+_AS_THEY_ARE = frozenset(
+    {("Div", 1), ("Mod", 1), ("Pow", 0), ("Reciprocal", 0), ("Log", 0), ("BatchNormalization", 4)}
+    | {("QuantizeLinear", 1), ("QuantizeLinear", 2), ("DequantizeLinear", 1)}
+    | {(op, point) for (op, _), point in _ZERO_POINTS.items()}
+)
+_THROUGH = ZERO_PRESERVING | {"Expand", "Sqrt", "Abs"}
 
 
 def _zero(coupling: Coupling, use: str) -> NDArray[Any] | None:
     """The value that stands for zero in a constant: 0, or a quantised weight's zero point; None: leave it."""
     graph, constant = coupling.graph, coupling.source.get(use, use)
-    users = graph.consumers.get(constant, [])
+    users = list(graph.consumers.get(constant, ()))
     if use != constant:
         reader, place = use.rpartition("@")[2].split(":")
         users = [(graph.nodes[int(reader)], int(place))]
-    dtype = helper.tensor_dtype_to_np_dtype(graph.constants[constant].data_type)
-    zero = np.zeros((), dtype=dtype)
+    zero: NDArray[Any] = np.zeros((), dtype=helper.tensor_dtype_to_np_dtype(graph.constants[constant].data_type))
+    if constant not in graph.parameters:
+        return None
     for node, slot in users:
-        if (node.op, slot) in _DIVISORS:
+        if (node.op, slot) in _AS_THEY_ARE:
             return None
         point_slot = _ZERO_POINTS.get((node.op, slot), len(node.inputs))
         if point_slot < len(node.inputs) and node.inputs[point_slot] in graph.constants:
-            point = graph.array(node.inputs[point_slot])
-            if point.ndim == 1 and point.size > 1:
+            zero = graph.array(node.inputs[point_slot])
+            if zero.ndim == 1 and zero.size > 1:
                 axis = node.attrs.get("axis", _CHANNELS.get(node.op, 1)) % len(graph.constants[constant].dims)
-                point = point.reshape([-1 if a == axis else 1 for a in range(len(graph.constants[constant].dims))])
-            return point
+                zero = zero.reshape([-1 if a == axis else 1 for a in range(len(graph.constants[constant].dims))])
+        elif node.op in _THROUGH:
+            users += [reader for value in node.outputs for reader in graph.consumers.get(value, ())]
     return zero
 
 
@@ -231,30 +242,41 @@ def _sizes(state: _Cut) -> dict[tuple[int, int], NDArray[Any]]:
     wanted: dict[tuple[int, int], dict[int, int]] = defaultdict(dict)
     for _, sized in coupling.sized:
         source = sized.number.source
-        if isinstance(source, Leaf) and state.touches(sized.dim):
+        if not isinstance(source, Leaf):
+            continue
+        if state.touches(sized.dim):
             wanted[source.node, source.slot][source.place] = state.kept(sized.dim).size
+        elif sized.number.value is not None and any(state.touches(Dim(*size)) for size in sized.number.sizes):
+            wanted[source.node, source.slot][source.place] = int(sized.number.value)  # what is computed would move
     changed: dict[tuple[int, int], NDArray[Any]] = {}
+    flow = coupling.views[0].flow
     for (node, slot), sizes in wanted.items():
         name = graph.nodes[node].inputs[slot]
         if name in graph.constants:
             value = np.array(graph.array(name))
-            for index, size in sizes.items():
-                value.reshape(-1)[index] = size
-            changed[node, slot] = value
-    flow = coupling.views[0].flow
+        elif graph.nodes[node].op == "Concat":  # a computed part of a target that is open elsewhere
+            value = np.array([n.value for n in flow.numbers(graph.nodes[node], slot) or ()], dtype=np.int64)
+        else:
+            continue
+        for index, size in sizes.items():
+            value.reshape(-1)[index] = size
+        changed[node, slot] = value
     for target, slot, numbers in flow.computed():
         need = [wanted.get((target.index, slot), {}).get(i, n.value) for i, n in enumerate(numbers)]
-        have = [_follows(state, n.source, n.value, n.sizes) for n in numbers]
+        have = [_follows(state, n, wanted) for n in numbers]
         if need != have:
             changed[target.index, slot] = np.array(need, dtype=np.int64)
     return changed
 
 
-def _follows(state: _Cut, source: Any, value: Any, sizes: frozenset[SizeOf]) -> Any:
+def _follows(state: _Cut, number: Number, wanted: Mapping[tuple[int, int], Mapping[int, int]]) -> int | float | None:
     """What the graph will compute for a number after the cut; None where that takes more than looking."""
+    source = number.source
     if isinstance(source, SizeOf):
         return state.kept(Dim(*source)).size
-    return None if any(state.touches(Dim(*s)) for s in sizes) else value
+    if isinstance(source, Leaf) and source.place in (written := wanted.get((source.node, source.slot), {})):
+        return written[source.place]
+    return None if any(state.touches(Dim(*s)) for s in number.sizes) else number.value
 
 
 def _apply(graph: GraphProto, proto: NodeProto, node: Node, edit: SetAttr | SetInput) -> None:

@@ -26,9 +26,10 @@ from numpy.typing import ArrayLike, NDArray
 from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper
 
 from onnxprune import runtime, surgery
-from onnxprune.coupling import Coupling, couple
+from onnxprune.coupling import couple
 from onnxprune.feeds import Feed, random_feeds
 from onnxprune.graph import load
+from onnxprune.groups import Coupling
 from onnxprune.parity import Parity, compare
 from onnxprune.parity import tolerance as tolerance_of
 from onnxprune.plan import Plan, make_plan, read_plan, removed_units

@@ -9,10 +9,11 @@ from onnx import ModelProto
 
 from onnxprune import cost
 from onnxprune.allocation import SCOPES, Limits, Target, allocate, labels, parse_target
-from onnxprune.coupling import Coupling, couple
+from onnxprune.coupling import couple
 from onnxprune.criteria.base import score
 from onnxprune.errors import OptionError, TargetError
 from onnxprune.graph import load
+from onnxprune.groups import Coupling
 from onnxprune.plan import make_plan
 from onnxprune.surgery import cut
 from onnxprune.testing import Builder, close

@@ -1,4 +1,4 @@
-"""Well-known families, as both of torch's exporters write them: every cut is exact, and cuts deep enough to matter."""
+"""Well-known families, as both of torch's exporters write them: every cut is exact, and goes deep enough to matter."""
 
 import importlib
 import importlib.util
@@ -7,14 +7,51 @@ from typing import Any
 
 import pytest
 
+from onnxprune.testing import oracle
+
 if importlib.util.find_spec("torch") is None:
     pytest.skip("needs torch", allow_module_level=True)
 
-# Any: mypy need not follow into torch.
-exporting: Any = importlib.import_module("models.export")
+exporting: Any = importlib.import_module("models.export")  # Any: mypy need not follow into torch
 NAMES = sorted(importlib.import_module("models.architectures").ARCHITECTURES)
 
+# The share of the parameters that remains with half of every group gone; a quarter where both sides of all layers go.
+KEPT = dict.fromkeys(NAMES, 0.31) | {
+    "cbam": 0.53,  # maxima over the channels lock the streams that they gate
+    "convnext": 0.63,  # LayerNorms lock the streams: only the insides of the blocks go
+    "mlp": 0.52,
+    "nfnet": 0.80,  # filters are standardised in the graph: what they read must stay
+}
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("architectures")
+
+# An open batch changes what the exporters write where shapes are computed; elsewhere one of them is enough.
+SHAPELY = {"autoencoder", "coordinate_attention", "hrnet", "resnet_groupnorm", "shufflenet_v1", "shufflenet_v2", "yolo"}
+CASES = [
+    pytest.param(name, exporter, dynamic, id=f"{name}-{exporter}-{'dynamic' if dynamic else 'static'}")
+    for name in NAMES
+    for exporter in ("torchscript", "dynamo")
+    for dynamic in (False, True)
+    if not (exporter == "dynamo" and dynamic) or name in SHAPELY
+]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> None:
+    """Tests run side by side: torch need not spread each over all cores."""
+    importlib.import_module("torch").set_num_threads(1)
+
+
+@pytest.mark.parametrize(("name", "exporter", "dynamic"), CASES)
+def test_cuts_of_architectures_are_exact(name: str, exporter: str, dynamic: bool, tmp_path: Path) -> None:
+    path = exporting.export(name, tmp_path / "model.onnx", exporter, dynamic_batch=dynamic)
+    result = oracle(path, 0.5, both=True)
+    assert result.params[1] / result.params[0] <= KEPT[name]
+    oracle(path, None, seed=1)
+
+
+@pytest.mark.parametrize("name", ["densenet", "resnet", "shufflenet_v2"])
+def test_unfolded_exports(name: str, tmp_path: Path) -> None:
+    """BatchNormalizations and constant expressions left in the graph."""
+    path = exporting.export(name, tmp_path / "model.onnx", fold=False)
+    result = oracle(path, 0.5)
+    assert result.params[1] / result.params[0] <= KEPT[name]

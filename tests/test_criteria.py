@@ -8,10 +8,11 @@ import pytest
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from onnxprune.coupling import Coupling, couple
+from onnxprune.coupling import couple
 from onnxprune.criteria.base import CRITERIA, Context, comparable, dequantized, score
 from onnxprune.errors import OptionError
 from onnxprune.graph import load
+from onnxprune.groups import Coupling
 from onnxprune.testing import Builder, arrays, close, sandwich
 
 Array = NDArray[Any]

@@ -10,8 +10,9 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from onnxprune.errors import ModelError, OutputError, ShapeError
-from onnxprune.graph import check_output, draft, file_bytes, is_external, load, save
+from onnxprune.graph import file_bytes, is_external, load
 from onnxprune.testing import Builder, oracle, prove, sandwich
+from onnxprune.writing import check_output, draft, save
 
 
 def small() -> ModelProto:

@@ -10,13 +10,15 @@ import onnx
 import pytest
 from onnx import ModelProto, numpy_helper
 
-from onnxprune.coupling import Coupling, couple
+from onnxprune.coupling import couple
 from onnxprune.errors import PlanError
-from onnxprune.graph import load, save
+from onnxprune.graph import load
+from onnxprune.groups import Coupling
 from onnxprune.plan import Plan, digest, make_plan, read_plan, removed_units
 from onnxprune.rules.base import Options
 from onnxprune.surgery import cut
 from onnxprune.testing import Builder, arrays, close, oracle, prove, sandwich
+from onnxprune.writing import save
 
 
 def network() -> ModelProto:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from onnxprune.graph import load
-from onnxprune.shapeflow import Leaf, Number, ShapeFlow, SizeOf, resolve
+from onnxprune.resolve import resolve
+from onnxprune.shapeflow import Leaf, Number, ShapeFlow, SizeOf
 from onnxprune.testing import Builder, prove
 
 

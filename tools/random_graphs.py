@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -23,6 +24,7 @@ import onnx
 if __package__ in (None, ""):  # run as a script
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from onnxprune.errors import OnnxPruneError
+from onnxprune.rules.base import Options
 from onnxprune.testing import Builder, OracleError, VacuousError, oracle
 
 SMOOTH = ["LeakyRelu", "Tanh", "Sigmoid", "Softplus", "Elu", "Softsign", "Erf", "Relu", "Abs", "Sin", "Neg"]
@@ -87,15 +89,15 @@ class Grower(Builder):
         return [self.op("Gather", shape, [i]) for i in range(len(self.shape(x)))]
 
 
-def grow(random: Random, steps: int | None = None) -> onnx.ModelProto:
-    """A random network; `steps` cuts its growth short."""
+def grow(random: Random, steps: int | None = None, size: int = 12) -> onnx.ModelProto:
+    """A random network of at most `size` steps; `steps` cuts its growth short."""
     g = Grower(random)
     batch: Any = random.choice([2, 2, "N"])
     g.live.append(g.conv(g.input("x", batch, random.choice([1, 3]), 6, 6), g.width()))
     if random.random() < 0.3:
         g.live.append(g.conv(g.input("z", batch, 2, 6, 6), g.width()))
     weights = [weight for _, weight in STEPS]
-    for _ in range(min(random.randint(2, 12), steps if steps is not None else 99)):
+    for _ in range(min(random.randint(2, size), steps if steps is not None else 99)):
         x = random.choice(g.live[-3:])
         made = random.choices(STEPS, weights)[0][0](g, x)
         if made is not None and len(g.shape(made)) == 4 and all(0 < size <= 64 for size in g.shape(made)[1:]):
@@ -358,7 +360,7 @@ def gather(g: Grower, x: str) -> str:
     channels = g.shape(x)[1]
     picked = [g.random.randrange(-channels, channels) for _ in range(g.random.randint(1, channels + 1))]
     order = g.random.choice([list(range(channels))[::-1], picked])
-    return g.op("Gather", x, order, axis=1)
+    return g.op("Gather", x, np.array(order, dtype=g.random.choice([np.int64, np.int32])), axis=1)
 
 
 @step(2)
@@ -462,15 +464,77 @@ def attention(g: Grower, x: str) -> str | None:
     return g.op("Add", x, g.conv(g.op("Reshape", y, [0, c, h, w]), c, 1))
 
 
+@step(2)
+def contraction(g: Grower, x: str) -> str | None:
+    """Of two computed tensors, over the channels: exact only where zeros arrive."""
+    _, c, h, w = g.shape(x)
+    if h * w > 64:
+        return None
+    y = g.op("Reshape", g.op(g.random.choice(SMOOTH), x), [0, c, h * w])
+    kind = g.random.choice(["MatMul", "Einsum", "gram"])
+    if kind == "gram":  # over the positions: the channels come out twice
+        z = g.op("MatMul", y, g.op("Transpose", y, perm=[0, 2, 1]))
+        z = g.op("Reshape", g.op("MatMul", g.op("Tanh", z), y), [0, c, h, w])
+    else:
+        other = g.op("Reshape", x, [0, c, h * w])
+        if kind == "MatMul":
+            scores = g.op("MatMul", g.op("Transpose", y, perm=[0, 2, 1]), other)
+        else:
+            scores = g.op("Einsum", y, other, equation="ncp,ncq->npq")
+        z = g.op("MatMul", other, g.op("Softmax", g.op("Mul", scores, 0.2), axis=1))
+        z = g.op("Reshape", z, [0, c, h, w])
+    return g.op("Add", x, g.conv(z, c, 1))
+
+
+@step(1)
+def normalised(g: Grower, x: str) -> str:
+    """Divided by the length of the vector of channels, or by their sum."""
+    kind = g.random.choice(["ReduceL2", "ReduceL1"])
+    y = g.op(g.random.choice(["Relu", "Tanh", "Sigmoid"]), x) if g.random.random() < 0.5 else x
+    return g.op("Div", y, g.op("Max", g.reduce(kind, y, [1]), 0.1))
+
+
+@step(1)
+def dynamic_filter(g: Grower, x: str) -> str:
+    """A convolution whose filters are made from other weights."""
+    c, out = g.shape(x)[1], g.width()
+    w = g.op(g.random.choice(["Tanh", "Exp", "Softplus"]), g.op("Mul", g.weight(out, c, 1, 1), 0.5))
+    if g.random.random() < 0.5:
+        w = g.op("Mul", w, g.near_one(*g.random.choice([(out, 1, 1, 1), (1, c, 1, 1)])))
+    return g.op("Mul", g.op("Conv", x, w), 0.3)
+
+
+@step(1)
+def recurrent(g: Grower, x: str) -> str | None:
+    """Rows as a sequence, channels as features."""
+    _, c, h, w = g.shape(x)
+    if h * w > 36 or not g.shape(x)[0]:
+        return None
+    kind, hidden = g.random.choice([("GRU", 3), ("LSTM", 4), ("RNN", 1)]), g.random.choice([2, 3, 4])
+    way = g.random.choice(["forward", "bidirectional"])
+    ways = 1 if way == "forward" else 2
+    y = g.op("Transpose", g.op("Reshape", x, [0, c, h * w]), perm=[2, 0, 1])  # [S, N, C]
+    weights = g.weight(ways, kind[1] * hidden, c, fan=c), g.weight(ways, kind[1] * hidden, hidden, fan=hidden)
+    y = g.ops(kind[0], y, *weights, hidden_size=hidden, direction=way, outputs=2)[0]  # [S, D, N, H]
+    y = g.op("Reshape", g.op("Transpose", y, perm=[0, 2, 1, 3]), [0, 0, -1])
+    return g.op("Reshape", g.op("Transpose", y, perm=[1, 2, 0]), [0, ways * hidden, h, w])
+
+
 # The tool
 
 
-def check(seed: int, steps: int | None = None) -> str:
+def options_of(seed: int) -> Options:
+    """Options of the analysis, drawn with the network."""
+    random = Random(-seed)
+    return Options(align=random.choice([1, 1, 1, 2, 4]), head_dims=random.random() < 0.3)
+
+
+def check(seed: int, steps: int | None = None, size: int = 12) -> str:
     """Grow one network and prove two cuts of it; the verdict in one line, empty if all is well."""
-    model = grow(Random(seed), steps)
+    model = grow(Random(seed), steps, size)
     try:
         for removed in (0.5, None):
-            oracle(model, removed, seed)
+            oracle(model, removed, seed, options=options_of(seed), both=removed is None)
     except VacuousError:
         return ""
     except (OracleError, OnnxPruneError) as error:
@@ -480,32 +544,29 @@ def check(seed: int, steps: int | None = None) -> str:
     return ""
 
 
-def shrink(seed: int) -> int:
+def shrink(seed: int, size: int) -> int:
     """The least number of steps with which a seed still fails."""
-    return next((steps for steps in range(13) if check(seed, steps)), 13)
-
-
-def show(model: onnx.ModelProto) -> None:
-    """Print the nodes of a model, and what can be cut of it."""
-    print(onnx.helper.printable_graph(model.graph))
+    return next((steps for steps in range(size + 1) if check(seed, steps, size)), size)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=1000, help="how many networks (default 1000)")
     parser.add_argument("--seed", type=int, default=0, help="the seed of the first")
+    parser.add_argument("--size", type=int, default=12, help="steps at most (default 12)")
     parser.add_argument("--jobs", type=int, default=2, help="processes (default 2)")
     parser.add_argument("--show", action="store_true", help="print the network of --seed and stop")
     args = parser.parse_args()
     if args.show:
-        steps = shrink(args.seed)
-        show(grow(Random(args.seed), steps))
-        print(f"{steps} steps:", check(args.seed, steps) or "exact")
+        steps = shrink(args.seed, args.size)
+        print(onnx.printer.to_text(grow(Random(args.seed), steps, args.size)))
+        print(f"{steps} steps, {options_of(args.seed)}:", check(args.seed, steps, args.size) or "exact")
         return 0
     start, failed = time.perf_counter(), 0
     seeds = range(args.seed, args.seed + args.count)
     with ProcessPoolExecutor(args.jobs) as pool:
-        for seed, verdict in zip(seeds, pool.map(check, seeds, chunksize=16), strict=True):
+        verdicts = pool.map(partial(check, size=args.size), seeds, chunksize=16)
+        for seed, verdict in zip(seeds, verdicts, strict=True):
             if verdict:
                 failed += 1
                 print(f"seed {seed}: {verdict}", flush=True)

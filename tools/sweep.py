@@ -31,7 +31,7 @@ def examine(path: Path, target: str, scope: str, align: int, shapes: dict[str, t
     """Prune one model and compare it with its masked original."""
     from onnxprune import Limits, Options, allocate, couple, cut, load, make_plan, mask, parse_target, score
     from onnxprune.cost import macs
-    from onnxprune.coupling import summary as count
+    from onnxprune.groups import summary as count
 
     start = time.perf_counter()
     source = load(path)

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.coupling import Coupling, Member
 from onnxprune.errors import OptionError
+from onnxprune.groups import Coupling, Member
 from onnxprune.registry import Registry
 from onnxprune.rules.base import Dim
 

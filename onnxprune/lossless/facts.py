@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.coupling import Coupling
 from onnxprune.folds import CHUNK, constant_value
+from onnxprune.groups import Coupling
 from onnxprune.rules.base import Dim, NodeView, Unknown
 
 Array = NDArray[Any]

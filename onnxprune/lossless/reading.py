@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.coupling import Coupling
 from onnxprune.folds import CHAIN, Contraction, contraction, foldable, totals, weighed
+from onnxprune.groups import Coupling
 from onnxprune.lossless.facts import Fact, Facts, Names, same_rows
 from onnxprune.rules.base import NodeView
 

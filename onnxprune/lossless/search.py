@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.coupling import Coupling
 from onnxprune.folds import constant_value, summed
+from onnxprune.groups import Coupling
 from onnxprune.lossless.closed import fixed_units
 from onnxprune.lossless.facts import Facts, Names, pair, same_rows
 from onnxprune.lossless.reading import Mask, Reading, derived, read, readings, used

@@ -161,15 +161,15 @@ def gather(n: NodeView) -> Iterator[Constraint]:
         if i != axis:
             yield Tie(dim, y[i if i < axis else i + rank - 1])
     for i, dim in enumerate(n.xs(1)):
-        yield Tie(dim, dim)
-        if indices is None:
-            yield Tie(dim, y[axis + i])
+        yield Tie(dim, y[axis + i]) if indices is None else Lock(dim, "these indices are counted anew")
     if indices is None:
         yield Lock(x[axis], "it is indexed by data")
         return
     size = n.shape(0)[axis]
     if not isinstance(size, int) or rank > 1:
-        raise Unknown("the gathered axis has no known size, or the indices are a matrix")
+        for dim in (x[axis], *y[axis : axis + rank]):
+            yield Lock(dim, "a table of indices reads it" if rank > 1 else "the gathered axis has an open size")
+        return
     picked = np.atleast_1d(indices).astype(np.intp) % size
     if rank == 0:
         yield Lock(x[axis], "this index is read alone", picked)

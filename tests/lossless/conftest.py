@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from onnx import ModelProto, numpy_helper
 
 from onnxprune import runtime
-from onnxprune.coupling import Coupling, couple
+from onnxprune.coupling import couple
 from onnxprune.feeds import Feed, random_feeds
 from onnxprune.graph import load
+from onnxprune.groups import Coupling
 from onnxprune.lossless import lossless
 from onnxprune.parity import compare
 from onnxprune.plan import Plan, make_plan, read_plan, removed_units

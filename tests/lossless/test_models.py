@@ -12,8 +12,9 @@ import pytest
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, numpy_helper
 
-from onnxprune.coupling import Coupling, Member, couple
+from onnxprune.coupling import couple
 from onnxprune.graph import load
+from onnxprune.groups import Coupling, Member
 from onnxprune.rules.base import Dim
 from onnxprune.testing import tensors
 

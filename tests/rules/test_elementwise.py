@@ -284,3 +284,13 @@ def test_zeros_through_a_broadcast_scalar_sum() -> None:
     """x + 1 is 1 where x is zero: the sum would miss it."""
     result = prove(sandwich(lambda b, y: summed(b, b.op("Add", y, 1.0))))
     assert not result.can_cut("w1")
+
+
+@pytest.mark.parametrize("values", [np.arange(8) % 3 > 0, np.arange(8)], ids=["bool", "int64"])
+def test_constants_that_are_no_weights_are_not_zero(values: Any) -> None:
+    """A mask that is added stays what it is in the masked original."""
+
+    def middle(b: Builder, y: str) -> str:
+        return summed(b, b.op("Add", y, b.op("Cast", values.reshape(8, 1, 1), to=1)))
+
+    assert not prove(sandwich(middle)).can_cut("w1")

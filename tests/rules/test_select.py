@@ -247,6 +247,15 @@ def test_gather(indices: list[int], freedom: list[int]) -> None:
     assert sorted(result.choices("w1")) == freedom
 
 
+def test_indices_are_no_parameters() -> None:
+    """Indices in int32 look like quantised biases; they are rewritten, not cut."""
+    indices = np.array([3, -1, 0, 4], dtype=np.int32)
+    result = prove(sandwich(lambda b, y: b.op("Gather", y, b.const(indices, "indices"), axis=1)), rounds=4)
+    assert sorted(result.choices("w1")) == [4, 4]
+    assert not result.can_cut("indices")
+    assert "indices" not in result.plan.kept
+
+
 def test_gather_of_one_index_drops_the_axis() -> None:
     """The class token: the index itself stays, the other axes pass."""
 
@@ -358,3 +367,16 @@ def test_an_expert_reads_a_row_of_a_shared_matrix() -> None:
     row = b.op("Gather", b.weight(3, 8, name="scales"), np.array(1))
     result = prove(b.model(close(b, b.op("Mul", y, row))))
     assert result.choices("w1") == result.choices("scales", 1) == [8]
+
+
+def test_a_table_of_indices_locks_what_it_reads_and_nothing_else() -> None:
+    """Relative position biases: [heads, offsets] read by a matrix of offsets; the heads pass."""
+
+    def middle(b: Builder, y: str) -> str:
+        table = b.weight(8, 5, name="table")
+        bias = b.op("Gather", table, np.arange(36).reshape(6, 6) % 5, axis=1)
+        return b.op("Add", y, b.op("Unsqueeze", bias, [0]))
+
+    result = prove(sandwich(middle))
+    assert result.choices("w1") == result.choices("table") == [8]
+    assert not result.can_cut("table", 1)
