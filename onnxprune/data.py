@@ -199,8 +199,11 @@ def _stack(where: str, value: Any, spec: InputSpec, batch: int | None) -> _Stack
         or not all(is_free(w) or h == w for h, w in zip(have, want, strict=True))
     ):
         hint = "stack samples on axis 0 in the model's layout and size"
-        if len(array.shape) == len(axes) == 4 and axes[1] == array.shape[3]:
-            hint = "it looks channels-last: transpose it by (0, 3, 1, 2)"
+        if len(array.shape) == len(axes) == 4:
+            if tuple(array.shape[i] for i in (3, 1, 2)) == tuple(axes[1:]):
+                hint = "it looks channels-last: transpose it by (0, 3, 1, 2)"
+            elif tuple(array.shape[i] for i in (2, 3, 1)) == tuple(axes[1:]):
+                hint = "it looks channels-first: transpose it by (0, 2, 3, 1)"
         raise DataError(f"{where} wants {spec} and the data are {InputSpec(given.dtype, given.shape)}; {hint}")
     if not array.ndim:
         return _Stack(array, spec.dtype, where, None, 1, constant=True)

@@ -126,8 +126,9 @@ def _title(record: Record) -> Text:
     if record.get("out"):
         title.append(" -> ", "dim").append(record["out"], "bold")
     options: Mapping[str, Any] = record.get("options", {})
-    said = [str(options[key]) for key in ("target", "criterion") if key in options]
-    said += [f"{options['scope']} scope"] if "scope" in options else []
+    chosen = ("target",) if options.get("target") == "lossless" else ("target", "criterion")
+    said = [str(options[key]) for key in chosen if key in options]
+    said += [f"{options['scope']} scope"] if "scope" in options and len(chosen) > 1 else []
     said += [f"multiples of {record['align']}"] if record.get("align", 1) > 1 else []
     return title.append("\n" + ", ".join(said), "dim") if said else title
 

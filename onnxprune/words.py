@@ -140,6 +140,8 @@ def proof(record: Record) -> Verdict:
     apart = "beyond measure" if parity["relative"] is None else f"{parity['relative']:.1e}"
     where = f"of the largest output, on {plural(parity['feeds'], 'input')}"
     oracle = "the original" if record.get("options", {}).get("target") == "lossless" else "the masked original"
+    if parity.get("vacuous"):
+        return Verdict(f"none for {', '.join(parity['vacuous'])}: nearly zero on these inputs; give --data", False)
     if parity["exact"]:
         return Verdict(f"exact: {oracle} to {apart} {where}", True)
     return Verdict(f"inexact, as allowed: {apart} {where} from {oracle}", False)

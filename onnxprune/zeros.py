@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 
-from onnxprune.rules.base import ZERO, Choice, Constraint, Dim, NodeView, Tie
+from onnxprune.rules.base import ZERO, Choice, Constraint, Dim, NodeView, Tie, Unknown, Zero
 
 
 class ZeroFlow:
@@ -27,7 +27,7 @@ class ZeroFlow:
     def visit(self, view: NodeView, declared: Iterable[Constraint]) -> None:
         """Mark the outputs of a node, whose rule declared these constraints."""
         declaration = ZERO.find(view.key)
-        if declaration is None or (declaration.when is not None and not declaration.when(view)):
+        if declaration is None or not _holds(declaration, view):
             return
         slots = declaration.slots or tuple(range(len(view.node.inputs)))
         slots = tuple(s for s in slots if view.has(s))
@@ -42,6 +42,13 @@ class ZeroFlow:
             flags = [all(operands[s]) if s in operands else False for s in slots]
             if any(flags) if declaration.need == "any" else all(flags):
                 self._zero.add(y)
+
+
+def _holds(declaration: Zero, view: NodeView) -> bool:
+    try:
+        return declaration.when is None or declaration.when(view)
+    except (Unknown, IndexError, KeyError, ValueError, TypeError):
+        return False  # a node that is not as its schema says
 
 
 def _pairs(declared: Iterable[Constraint]) -> Iterable[tuple[Dim, Dim]]:

@@ -226,6 +226,19 @@ def test_declared_sizes_follow() -> None:
     assert all(shape == [2, 4, 6, 6] for shape in sizes.values())
 
 
+def test_declared_sizes_of_constants_follow() -> None:
+    """torch's newer exporter declares initializers, and merges those that are equal."""
+    model = network()
+    model.graph.value_info.extend(
+        onnx.helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in model.graph.initializer
+    )
+    result = prove(model)
+    assert result.plan.splits or result.plan.kept["shared"]
+    made = arrays(result.model)
+    for info in result.model.graph.value_info:
+        assert [d.dim_value for d in info.type.tensor_type.shape.dim] == list(made[info.name].shape)
+
+
 def test_constants_keep_their_place_and_their_inner_name() -> None:
     def middle(b: Builder, y: str) -> str:
         tensor = numpy_helper.from_array(b.rng.standard_normal((8, 8, 1, 1)).astype(np.float32), "w1")

@@ -1,12 +1,13 @@
 """Random networks over every kind of operator: each cut is exact, costs are true, and the engine is reproducible.
 
-`python tools/random_graphs.py` grows thousands more; what failed once is a seed below or a test of its rule.
+`python tools/random_graphs.py` grows thousands more; what failed once has become a test of its rule.
 """
 
 from contextlib import suppress
 from random import Random
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -16,25 +17,14 @@ from onnxprune.coupling import couple
 from onnxprune.graph import load
 from onnxprune.rules.base import Options
 from onnxprune.testing import VacuousError, draw, oracle
-from tools.random_graphs import check, grow
-
-# Seeds of tools/random_graphs.py that once failed, and why.
-FAILED = {
-    2359: "a strided slice locked the last units, and the plan looked for one",
-    2423: "the same",
-}
+from tools.random_graphs import grow
 
 
-@settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=400, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(st.randoms(use_true_random=False), st.sampled_from([0.5, None]), st.integers(0, 3))
 def test_cuts_of_random_networks_are_exact(random: Random, share: float | None, seed: int) -> None:
     with suppress(VacuousError):
         oracle(grow(random), share, seed, both=share is None)
-
-
-@pytest.mark.parametrize("seed", FAILED)
-def test_what_failed_once(seed: int) -> None:
-    assert check(seed) == ""
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -57,7 +47,8 @@ def test_costs_are_those_of_the_cut_model(seed: int) -> None:
         return
     after = couple(load(result.model))
     assert cost.macs(coupling)(gone) == pytest.approx(cost.macs(after).before)
-    if not result.plan.splits and not coupling.source:
+    indices = any(t.data_type == onnx.TensorProto.INT32 for t in model.graph.initializer)  # rewritten, not cut
+    if not result.plan.splits and not coupling.source and not indices:
         assert cost.params(coupling)(gone) == pytest.approx(cost.params(after).before)
 
 

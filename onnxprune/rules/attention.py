@@ -75,6 +75,13 @@ def _head_axis(n: NodeView, heads: Heads, dim: Dim, size: int | str | None, coun
         yield heads.tie(dim, count, count)
 
 
+def _bias_heads(n: NodeView, heads: Heads, slot: int, count: int) -> Iterator[Constraint]:
+    """A mask or bias that broadcasts against [B, heads, S, T]."""
+    rank = len(n.shape(slot))
+    if rank >= 3:
+        yield from _head_axis(n, heads, n.x(slot, rank - 3), n.shape(slot)[rank - 3], count)
+
+
 def _caches(
     n: NodeView, heads: Heads, keys: int, inputs: tuple[int, ...], outputs: tuple[int, ...]
 ) -> Iterator[Constraint]:
@@ -90,7 +97,9 @@ def _caches(
 def multi_head_attention(n: NodeView) -> Iterator[Constraint]:
     """Q [B, S, H*D], K [B, L, H*D], V [B, L, H*E] -> Y [B, S, H*E]; bias [2*H*D + H*E]."""
     if not (n.has(1) and n.has(2)) or any(len(n.shape(s)) != 3 for s in range(3)):
-        raise Unknown("packed or cached keys and values")
+        raise Unknown("packed keys and values")
+    if any(n.has(slot) for slot in range(8, len(n.node.inputs))):
+        raise Unknown("decoding inputs that the rule does not know")
     count = n.attrs["num_heads"]
     heads = _heads(n, n.x(0, 2), _last(n, 0), count, count)
     yield from _outer(n, (0, 1, 2))
@@ -102,14 +111,16 @@ def multi_head_attention(n: NodeView) -> Iterator[Constraint]:
         for slot in range(3):
             yield heads.tie(n.x(3, 0), count, _last(n, slot), start)
             start += _last(n, slot)
-    if n.has(5) and len(n.shape(5)) == 4:
-        yield from _head_axis(n, heads, n.x(5, 1), n.shape(5)[1], count)
+    if n.has(5):
+        yield from _bias_heads(n, heads, 5, count)
     yield from _caches(n, heads, count, (6, 7), (1, 2))
 
 
 @rule(f"{MS}GroupQueryAttention")
 def group_query_attention(n: NodeView) -> Iterator[Constraint]:
     """Q [B, S, H*D], K and V [B, S, G*D] (or all in Q) -> Y [B, S, H*D], caches [B, G, T, D]."""
+    if any(n.has(slot) for slot in range(9, len(n.node.inputs))):
+        raise Unknown("inputs that the rule does not know")
     queries, keys = n.attrs["num_heads"], n.attrs["kv_num_heads"]
     size = size_of(n.out_shape()[-1], "the output")
     heads = _heads(n, n.y(2), size, queries, keys)
@@ -139,6 +150,10 @@ def attention(n: NodeView) -> Iterator[Constraint]:
         yield heads.tie(n.x(1, 1), count, size, part * size)
         if n.has(2):
             yield heads.tie(n.x(2, 0), count, size, part * size)
+    if n.has(5):
+        yield from _bias_heads(n, heads, 5, count)
+    if 1 in n.outputs():  # keys and values [2, B, H, T, D]
+        yield from _head_axis(n, heads, n.y(2, 1), n.out_shape(1)[2], count)
 
 
 @linear(f"{MS}Attention")
@@ -174,6 +189,8 @@ def onnx_attention(n: NodeView) -> Iterator[Constraint]:
         yield heads.tie(n.y(1), queries, queries)
         yield Lock(n.y(2), SEQUENCE)
         yield Tie(n.x(2, 3), n.y(3))
+        if n.has(5) or 2 in n.outputs():
+            yield Lock(n.x(2, 3), "the cache of values has the same width")
     else:
         queries, keys = n.attrs["q_num_heads"], n.attrs["kv_num_heads"]
         heads = _heads(n, n.x(0, 2), _last(n, 0), queries, keys)
@@ -181,8 +198,8 @@ def onnx_attention(n: NodeView) -> Iterator[Constraint]:
         for slot, count in ((0, queries), (1, keys), (2, keys)):
             yield heads.tie(n.x(slot, 2), count, _last(n, slot))
         yield heads.tie(n.y(2), queries, size_of(n.out_shape()[2], "the output"))
-    if n.has(3) and len(n.shape(3)) == 4:
-        yield from _head_axis(n, heads, n.x(3, 1), n.shape(3)[1], queries)
+    if n.has(3):
+        yield from _bias_heads(n, heads, 3, queries)
     yield from _caches(n, heads, keys, (4, 5), (1, 2))
     yield from _caches(n, heads, queries, (), (3,))
 

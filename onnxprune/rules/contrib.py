@@ -26,7 +26,13 @@ from onnxprune.rules.matmul import contract
 
 MS = "com.microsoft::"
 
-keeps_zero("all", *(f"{MS}{op}" for op in ("BiasGelu", "FastGelu", "Gelu", "QuickGelu", "FusedConv")))
+keeps_zero("all", *(f"{MS}{op}" for op in ("BiasGelu", "FastGelu", "Gelu", "QuickGelu")))
+keeps_zero(
+    "all",
+    f"{MS}FusedConv",
+    slots=(1, 2, 3),
+    when=lambda n: n.attrs.get("activation", "Relu") in ("Relu", "LeakyRelu", "Tanh"),
+)
 keeps_zero("any", f"{MS}FusedMatMul")
 
 rule(f"{MS}Gelu", f"{MS}QuickGelu")(unary)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from onnxprune.rules.base import Constraint, NodeView, Tie, keeps_zero, rule
 from onnxprune.rules.broadcast import tie_broadcast
 
@@ -105,7 +107,6 @@ keeps_zero(
     *[
         "Round",
         "Selu",
-        "Shrink",
         "Sign",
         "Sin",
         "Sinh",
@@ -129,7 +130,7 @@ def _spans_zero(n: NodeView) -> bool:
     """Whether a Clip leaves zero alone."""
     low = n.attrs.get("min", n.const(1) if n.has(1) else -1)
     high = n.attrs.get("max", n.const(2) if n.has(2) else 1)
-    return low is not None and high is not None and float(low) <= 0 <= float(high)
+    return low is not None and high is not None and bool((np.asarray(low) <= 0).all() and (np.asarray(high) >= 0).all())
 
 
 keeps_zero("all", "Clip", slots=(0,), when=_spans_zero)

@@ -8,8 +8,8 @@ an alternative: the axes that contain it lose those indices, every other axis of
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise, takewhile
 from math import prod
 from operator import mul
 
@@ -103,7 +103,11 @@ def _choice(
 ) -> Choice | None:
     x_known = [s for s in x_sizes if isinstance(s, int)]
     y_known = [s for s in y_sizes if isinstance(s, int)]
-    if not xs or not ys or len(x_known) < len(xs) or len(y_known) < len(ys) or prod(x_known) != prod(y_known):
+    if not xs or not ys:
+        return None
+    if len(x_known) < len(xs) or len(y_known) < len(ys):
+        return _outer_choice(n, xs, ys, x_sizes, y_sizes)
+    if prod(x_known) != prod(y_known):
         return None
     ends = sorted({1, *accumulate(reversed(x_known), mul), *accumulate(reversed(y_known), mul)})
     if any(b % a for a, b in pairwise(ends)):
@@ -112,6 +116,31 @@ def _choice(
     # Factors from the innermost out: (stride, size).
     factors = [(a, b // a) for a, b in pairwise(ends)]
     return Choice(tuple(_cut(n, dims, s, f) for s, f in factors), tuple(d for d, _, _ in dims))
+
+
+def _outer_choice(
+    n: NodeView, xs: Sequence[Dim], ys: Sequence[Dim], x_sizes: Sequence[Size], y_sizes: Sequence[Size]
+) -> Choice | None:
+    """`[8, H, W] -> [4, ?]`: before the first open size, both sides count the same outermost digits."""
+    leading = []
+    for dims, sizes in ((xs, x_sizes), (ys, y_sizes)):
+        known = [s for s in takewhile(lambda s: isinstance(s, int), sizes) if isinstance(s, int)]
+        leading.append((dims[: len(known)], known))
+    ends = sorted({1, *(end for _, known in leading for end in accumulate(known, mul))})
+    if any(b % a for a, b in pairwise(ends)):
+        return None
+    shared = min(prod(known) for _, known in leading)
+    spans = [
+        (dim, ends[-1] // end, size)
+        for dims, known in leading
+        for dim, end, size in zip(dims, accumulate(known, mul), known, strict=True)
+    ]
+    factors = [(ends[-1] // b, b // a) for a, b in pairwise(ends) if b <= shared]
+    if not factors:
+        return None
+    inner = tuple(Lock(dim, OPEN) for dim in (*xs, *ys) if all(dim != d for d, _, _ in spans))
+    ways = [_cut(n, spans, s, f) for s, f in reversed(factors)]
+    return Choice(tuple(replace(w, constraints=w.constraints + inner) for w in ways), (*xs, *ys))
 
 
 def _spans(dims: Sequence[Dim], sizes: Sequence[int]) -> list[tuple[Dim, int, int]]:

@@ -47,7 +47,7 @@ def unsqueeze(n: NodeView) -> Iterator[Constraint]:
         raise Unknown("the new axes are computed")
     rank = len(n.out_shape())
     new = {axis % rank for axis in axes}
-    yield from _in_order(n, [], [a for a in range(rank) if a not in new])
+    yield from _in_order(n, range(len(n.shape(0))), [a for a in range(rank) if a not in new])
 
 
 @rule("Squeeze")
@@ -65,11 +65,9 @@ def squeeze(n: NodeView) -> Iterator[Constraint]:
         if axes is None:
             raise Unknown("the squeezed axes are computed")
         gone = {axis % len(n.shape(0)) for axis in axes}
-    yield from _in_order(n, [a for a in range(len(n.shape(0))) if a not in gone], [])
+    yield from _in_order(n, [a for a in range(len(n.shape(0))) if a not in gone], range(len(n.out_shape())))
 
 
 def _in_order(n: NodeView, xs: Sequence[int], ys: Sequence[int]) -> Iterator[Constraint]:
-    xs = xs or range(len(n.shape(0)))
-    ys = ys or range(len(n.out_shape()))
     for a, b in zip(xs, ys, strict=True):
         yield Tie(n.x(0, a), n.y(b))

@@ -9,6 +9,16 @@ from onnxprune.rules.base import Constraint, Lock, NodeView, Sized, Tie, keeps_z
 keeps_zero("all", "Resize", "Upsample", slots=(0,))
 
 
+def _unscaled(n: NodeView, axis: int) -> bool:
+    """Whether no scale other than 1 is applied to an axis: sizes may agree by rounding."""
+    slot = 1 if n.node.op == "Upsample" or n.opset < 11 else 2
+    scales = n.attrs.get("scales", n.const(slot))
+    if scales is None or not len(scales):
+        return not n.has(slot) or scales is not None
+    axes = [a % len(n.shape(0)) for a in n.attrs.get("axes", range(len(n.shape(0))))]
+    return axis not in axes or float(scales[axes.index(axis)]) == 1.0
+
+
 @rule("Resize", "Upsample")
 def resize(n: NodeView) -> Iterator[Constraint]:
     """An axis of equal size in and out is copied; the others are interpolated."""
@@ -17,7 +27,7 @@ def resize(n: NodeView) -> Iterator[Constraint]:
     axes = n.attrs.get("axes", range(len(n.shape(0))))
     written = dict(zip((a % len(n.shape(0)) for a in axes), sizes, strict=False)) if sizes else {}
     for axis, (x, y) in enumerate(zip(n.xs(0), n.ys(), strict=True)):
-        if cropped or n.shape(0)[axis] != n.out_shape()[axis]:
+        if cropped or not _unscaled(n, axis) or n.shape(0)[axis] != n.out_shape()[axis]:
             yield Lock(x, "the axis is resized")
             yield Lock(y, "the axis is resized")
             continue

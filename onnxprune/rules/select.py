@@ -34,7 +34,7 @@ keeps_zero("all", "Concat")
 @rule("Concat")
 def concat(n: NodeView) -> Iterator[Constraint]:
     """Along `axis` the inputs follow one another; the other axes agree."""
-    axis = n.attrs["axis"] % len(n.out_shape())
+    axis = n.attrs.get("axis", 1) % len(n.out_shape())
     start = 0
     for slot in range(len(n.node.inputs)):
         for x, y in zip(n.xs(slot), n.ys(), strict=True):
@@ -137,7 +137,7 @@ def _bounds(n: NodeView) -> dict[int, slice | None]:
             columns.append(n.attrs[attr])
         elif n.has(slot):
             numbers = n.numbers(slot)
-            columns.append(_whole(numbers) if numbers else [None] * len(axes))
+            columns.append(_all_or_none(numbers, len(axes)))
         else:
             columns.append([1] * len(axes))
     found: dict[int, slice | None] = {}
@@ -204,6 +204,8 @@ def pad(n: NodeView) -> Iterator[Constraint]:
             yield from _lock_both(x, y, "the padding is computed")
         elif before == after == 0:
             yield Tie(x, y)
+        elif "pads" not in n.attrs and n.ints(1) is None:  # what is known cannot be rewritten alone
+            yield from _lock_both(x, y, "the padding is computed")
         elif not constant or min(before, after) < 0 or not isinstance(size, int):
             yield from _lock_both(x, y, "the axis is padded with its own values, or cropped")
         else:
@@ -248,6 +250,13 @@ def _pads(n: NodeView) -> dict[int, tuple[int | None, int | None]]:
 
 def _whole(numbers: Sequence[Number]) -> list[int | None]:
     return [None if m.value is None else int(m.value) for m in numbers]
+
+
+def _all_or_none(numbers: Sequence[Number] | None, count: int) -> list[int | None]:
+    """Bounds are rewritten together, so they count as known only together."""
+    values = _whole(numbers) if numbers else []
+    unknown: list[int | None] = [None] * count
+    return unknown if not values or None in values else values
 
 
 def _lock_both(x: Dim, y: Dim, reason: str) -> Iterator[Constraint]:

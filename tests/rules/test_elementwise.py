@@ -172,6 +172,18 @@ def test_cast_and_back(to: int) -> None:
     prove_free("Cast", prove(sandwich(lambda b, y: b.op("Cast", b.op("Cast", y, to=to), to=1))))
 
 
+@pytest.mark.parametrize("kind", ["Div", "Reciprocal"])
+def test_divisors_behind_another_op(kind: str) -> None:
+    """Slices of what is divided by stay in the mask: a zero there would be no channel that is gone, but infinity."""
+
+    def middle(b: Builder, y: str) -> str:
+        scale = b.op("Unsqueeze", b.near_one(8, name="scale"), [1, 2])
+        return b.op("Div", y, scale) if kind == "Div" else b.op("Mul", y, b.op("Reciprocal", scale))
+
+    result = prove(sandwich(middle))
+    assert result.choices("w1") == result.choices("scale") == [8]
+
+
 def test_cast_like_reads_only_the_type() -> None:
     def middle(b: Builder, y: str) -> str:
         like = b.conv(y, 6, name="like")

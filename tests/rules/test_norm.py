@@ -77,6 +77,17 @@ def test_group_norm_as_exporters_decompose_it(computed: bool) -> None:
     assert result.shape("scale") == (4, 1, 1)
 
 
+@pytest.mark.parametrize("spatial", [(6, 6), ("H", "W")], ids=["batch", "all"])
+def test_group_norm_of_open_sizes(spatial: tuple[int | str, ...]) -> None:
+    """The shape to return to is read off the input, whose channels are another axis but lose the same units."""
+    b = Builder()
+    y = b.conv(b.input("x", "N", 3, *spatial), 8, name="w1")
+    z = b.op("InstanceNormalization", b.op("Reshape", y, [0, 4, -1]), b.near_one(4, name="ones"), b.weight(4))
+    z = b.declare(b.op("Reshape", z, b.op("Shape", y)), "N", 8, *spatial)
+    result = prove(b.model(b.conv(z, 4, name="w2")), rounds=4)
+    assert result.choices("w1") == result.choices("ones") == result.choices("w2", 1) == [4]
+
+
 def test_local_response_norm_locks_the_channels() -> None:
     result = prove(sandwich(lambda b, y: b.op("LRN", y, size=3)))
     assert not result.can_cut("w1")

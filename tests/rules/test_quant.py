@@ -104,3 +104,15 @@ def test_blocks_of_scales_lock() -> None:
     result = prove(sandwich(middle, opset=21))
     assert not result.can_cut("w1")
     assert "blocked quantisation" in result.reason("w", 1)
+
+
+def test_zeros_of_quantised_weights_reach_weights_that_are_computed() -> None:
+    """exp(w) is never zero, so the zeros must come from the quantised layer: zero points are not zeroed with it."""
+
+    def middle(b: Builder, y: str) -> str:
+        y = b.op("Conv", y, quantised_weight(b, (6, 8, 1, 1), np.int8, 0, True, "w"))
+        return b.op("Conv", y, b.op("Exp", b.weight(5, 6, 1, 1, name="logs")))
+
+    result = prove(sandwich(middle))
+    assert result.choices("w") == result.choices("logs", 1) == [6]
+    assert result.choices("logs") == [5]

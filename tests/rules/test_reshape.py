@@ -165,6 +165,26 @@ def test_shuffle_with_computed_sizes() -> None:
     assert result.can_cut("w1") and result.can_cut("w")
 
 
+@pytest.mark.parametrize("glued", [False, True], ids=["offsets", "whole groups"])
+@pytest.mark.parametrize("sizes", [("N", 6, 6), ("N", "H", "W")], ids=["batch", "all"])
+def test_shuffle_of_open_sizes(sizes: tuple[int | str, ...], glued: bool) -> None:
+    """The batch is read off the tensor; 12 / 4 is computed beside it, and written down where the cut would move it."""
+    b = Builder()
+    y = b.conv(b.input("x", sizes[0], 3, *sizes[1:]), 12, name="w1")
+    if glued:  # the channels of a group only go together
+        z = b.op("Reshape", y, [0, 4, -1])
+        z = b.op("InstanceNormalization", z, b.near_one(4), b.weight(4), epsilon=0.1)
+        y = b.op("Reshape", z, b.op("Shape", y))
+    n, c, h, w = (b.op("Gather", b.op("Shape", y), [i]) for i in range(4))
+    split = b.op("Concat", n, [4], b.op("Div", c, [4]), h, w, axis=0)
+    z = b.op("Transpose", b.op("Reshape", y, split), perm=[0, 2, 1, 3, 4])
+    z = b.op("Reshape", z, b.op("Concat", n, [-1], h, w, axis=0))
+    z = b.op("Conv", b.declare(z, sizes[0], 12, *sizes[1:]), b.weight(4, 12, 1, 1, name="w2"))
+    result = prove(b.model(b.declare(z, sizes[0], 4, *sizes[1:])), rounds=4)
+    assert result.choices("w1") == ([4] if glued else result.choices("w2", 1))
+    assert result.can_cut("w1")
+
+
 def test_heads_of_attention() -> None:
     """Q, K, V in [tokens, heads, width]: whole heads go, the width inside a head stays for Q and K."""
     b = Builder()
