@@ -17,7 +17,7 @@ from onnxprune.coupling import couple
 from onnxprune.graph import load
 from onnxprune.rules.base import Options
 from onnxprune.testing import VacuousError, draw, oracle
-from tools.random_graphs import grow
+from tools.networks import grow
 
 
 @settings(max_examples=400, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
