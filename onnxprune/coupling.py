@@ -21,6 +21,7 @@ from onnxprune.rules.base import (
     Tie,
     Unknown,
 )
+from onnxprune.shapeflow import Leaf
 from onnxprune.solver import Solver
 from onnxprune.zeros import ZeroFlow
 
@@ -62,6 +63,9 @@ def couple(graph: Graph, options: Options | None = None) -> Coupling:
     for node in graph.nodes:
         for name in node.captures:
             _lock_value(solver, graph, name, solver.cause(node.index, f"a subgraph of {node.op} reads it"))
+    for _, c in sized:
+        if isinstance(c.number.source, Leaf) and (reader := flow.pinned.get(c.number.source)) is not None:
+            solver.lock(c.dim, solver.cause(reader.index, f"its size is computed with by {reader.op}"))
     for used in flow.used:
         cause = solver.cause(used.node.index, f"its size is computed with by {used.node.op}")
         solver.lock(Dim(used.size.value, used.size.axis), cause)

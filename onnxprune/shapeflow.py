@@ -72,6 +72,7 @@ class ShapeFlow:
         self._memo = {} if memo is None else memo
         self._traced: dict[str, Numbers] = {}
         self.used: list[Used] = []
+        self.pinned: dict[Leaf, Node] = {}
         for node in graph.nodes:
             self._visit(node)
         for name in (*graph.outputs, *graph.captured):
@@ -120,6 +121,8 @@ class ShapeFlow:
         result = (step(self, node) if step else None) or self._evaluate(node)
         if result is not None and len(result) <= LONGEST:
             self._traced[node.outputs[0]] = result
+            if any(n.source is None for n in result):
+                self._pin(node)
             return
         for slot, name in enumerate(node.inputs):
             numbers = self._traced.get(name, ())
@@ -155,6 +158,13 @@ class ShapeFlow:
         if made is None or made.dtype.kind not in "iufb" or made.size > LONGEST:
             return None
         return tuple(Number(v, None, sizes) for v in made.reshape(-1).tolist())
+
+    def _pin(self, node: Node) -> None:
+        """Constants that something computes with must not be rewritten: the result would move with them."""
+        for name in node.inputs:
+            for number in self._traced.get(name, ()):
+                if isinstance(number.source, Leaf):
+                    self.pinned.setdefault(number.source, node)
 
     def _use(self, numbers: Sequence[Number], node: Node) -> None:
         self.used += [Used(size, node) for n in numbers for size in n.sizes]
