@@ -8,7 +8,7 @@ RUNTIME := .venv/runtime.stamp
 DEV := .venv/dev.stamp
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format type layers check bench coverage build clean
+.PHONY: help demo test lint format type layers check fuzz bench sweep coverage build clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,8 +35,14 @@ layers: $(DEV) ## no lower room imports a higher one
 
 check: lint type ## everything but the tests
 
+fuzz: $(DEV) ## prune random networks against the oracle; more of them: make fuzz ARGS="--count 20000 --seed 1"
+	$(BIN)/python tools/fuzz.py --count 2000 $(ARGS)
+
 bench: $(DEV) ## time the engine
 	$(BIN)/python tools/bench_engine.py $(ARGS)
+
+sweep: $(DEV) ## prune and prove all models of a folder: make sweep ARGS="FOLDER --jobs 2"
+	$(BIN)/python tools/coverage.py $(ARGS)
 
 coverage: $(DEV) ## tests with a report of the lines they miss
 	$(BIN)/python -m pytest -n 2 --cov --cov-report=term-missing:skip-covered $(ARGS)

@@ -25,6 +25,7 @@ if __package__ in (None, ""):  # run as a script
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from models.architectures import ARCHITECTURES, example_inputs
 from models.architectures.common import settle
+from models.detection_ops import register_torchscript, translations
 from models.torchvision_ops import import_torchvision
 
 EXPORTERS = {"torchscript": 17, "dynamo": 18}  # and the opset that each writes by default
@@ -66,9 +67,11 @@ def export_module(
     options: dict[str, Any]
     if exporter == "dynamo":
         options = {"dynamo": True, "optimize": fold, "external_data": False}
+        options["custom_translation_table"] = translations()
         if dynamic_batch:
             options["dynamic_shapes"] = tuple({0: torch.export.Dim("N")} for _ in inputs)
     else:
+        register_torchscript()
         mode = torch.onnx.TrainingMode.EVAL if fold else torch.onnx.TrainingMode.PRESERVE
         options = {"dynamo": False, "do_constant_folding": fold, "training": mode}
         if dynamic_batch:

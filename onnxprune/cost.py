@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune import bodies
 from onnxprune.groups import Coupling
 from onnxprune.rules.base import Dim, Unknown
 
@@ -54,13 +55,13 @@ class Cost:
 def params(coupling: Coupling) -> Cost:
     """Elements of all parameters. A shared vector counts once for every way in which it may be cut."""
     graph = coupling.graph
-    terms: list[tuple[float, tuple[int, ...]]] = []
+    terms: list[tuple[float, tuple[int, ...]]] = [(float(part.params), ()) for part in bodies.inner(graph)]
     for name in graph.parameters:
         terms += {
             _term(coupling, 1.0, (Dim(use, a) for a in range(len(graph.constants[name].dims))))
             for use in coupling.uses[name]
         }
-    return _cost(coupling, terms, float(sum(graph.size(n) for n in graph.parameters)))
+    return _cost(coupling, terms, float(bodies.total(graph)))
 
 
 def macs(coupling: Coupling) -> Cost:

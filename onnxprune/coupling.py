@@ -21,7 +21,8 @@ from onnxprune.rules.base import (
     Tie,
     Unknown,
 )
-from onnxprune.shapeflow import Leaf
+from onnxprune.shapeflow import Leaf, ShapeFlow
+from onnxprune.sizes import LARGEST, factor
 from onnxprune.solver import Solver
 from onnxprune.zeros import ZeroFlow
 
@@ -48,7 +49,7 @@ def couple(graph: Graph, options: Options | None = None) -> Coupling:
         **{v: graph.shapes.get(v) for v in _values(graph)},
         **{u: graph.shapes[c] for u, c in source.items()},
     }
-    solver = Solver({Dim(v, a): s for v, shape in values.items() for a, s in enumerate(shape or ())})
+    solver = Solver({Dim(v, a): _atoms(flow, s) for v, shape in values.items() for a, s in enumerate(shape or ())})
     sized: list[tuple[Node, Sized]] = []
     for view in views:
         declared = _declare(solver, view)
@@ -83,6 +84,13 @@ def couple(graph: Graph, options: Options | None = None) -> Coupling:
     coupling = Coupling(graph, options, views, linears, source, sized, solution, ())
     coupling.groups = tuple(group(coupling))
     return coupling
+
+
+def _atoms(flow: ShapeFlow, size: int | str | None) -> int | str | None:
+    """A size; that of a multiple of what is open is taken for a stand-in, so that what repeats in it can be coupled."""
+    if not isinstance(size, str) or factor(size) == 1 or flow.instance(size) > LARGEST:
+        return size
+    return flow.instance(size)
 
 
 def _values(graph: Graph) -> Iterator[str]:

@@ -20,8 +20,10 @@ from google.protobuf.message import DecodeError
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
-from onnxprune.errors import ModelError
+from onnxprune.errors import ModelError, one_line
+from onnxprune.inlining import inlined
 from onnxprune.shapes import Shape, shapes_of, shell_of, without_weights
+from onnxprune.tensors import read_tensor, tensors_of
 
 # Arrays up to this many elements are kept once read: shape constants, biases, quantisation scales.
 SMALL = 4096
@@ -63,12 +65,18 @@ class Graph:
     shapes: Mapping[str, Shape]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    inlined: tuple[str, ...] = ()  # the local functions that were written out where they were called
     _small: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict, repr=False)
 
     @property
     def name(self) -> str:
         """How messages call this model."""
         return str(self.path) if self.path else "the model"
+
+    @property
+    def folder(self) -> Path | None:
+        """Where external data are."""
+        return self.path.parent if self.path else None
 
     @cached_property
     def opset(self) -> int:
@@ -103,7 +111,7 @@ class Graph:
         """
         if name in self._small:
             return self._small[name]
-        array = read_tensor(self.constants[name], self.path.parent if self.path else None)
+        array = read_tensor(self.constants[name], self.folder)
         if array.size <= SMALL:
             self._small[name] = array
         return array
@@ -114,7 +122,7 @@ class Graph:
 
     def release(self) -> None:
         """Let go of the weights in memory where the model's file has them; `array` is not to be asked again."""
-        if self.path is not None:
+        if self.path is not None and not is_external(self):  # else none are in memory
             self.proto = without_weights(self.proto)
             self.constants = {
                 name: TensorProto(name=name, data_type=t.data_type, dims=t.dims) for name, t in self.constants.items()
@@ -131,7 +139,7 @@ NOT_PARAMETERS = frozenset({TensorProto.INT64, TensorProto.BOOL, TensorProto.STR
 
 
 def load(model: str | os.PathLike[str] | ModelProto, shapes: Mapping[str, tuple[int, ...]] | None = None) -> Graph:
-    """Read a model and infer every shape that can be known.
+    """Read a model, write out the local functions that its nodes call, and infer every shape that can be known.
 
     Args:
         model: a path to an `.onnx` file, or a model in memory (it is not changed).
@@ -152,6 +160,7 @@ def load(model: str | os.PathLike[str] | ModelProto, shapes: Mapping[str, tuple[
         raise ModelError(f"{name}: says no operator set, so it is cut off or broken; copy or export it again")
     if any(isinstance(text, bytes) for text in _texts(proto)):
         raise ModelError(f"{name}: has names that are not text, so it is broken; copy or export it again")
+    proto, functions = inlined(proto)
     _check_external(proto, path, name)
     constants = {t.name: t for t in proto.graph.initializer}
     constants |= {n.output[0]: t for n in proto.graph.node if (t := _constant_node(n)) is not None}
@@ -166,40 +175,18 @@ def load(model: str | os.PathLike[str] | ModelProto, shapes: Mapping[str, tuple[
         shapes={**shapes_of(shell), **{n: tuple(t.dims) for n, t in constants.items()}},
         inputs=tuple(i.name for i in proto.graph.input if i.name not in constants),
         outputs=tuple(o.name for o in proto.graph.output),
+        inlined=functions,
     )
-
-
-def read_tensor(tensor: TensorProto, folder: Path | None) -> np.ndarray[Any, Any]:
-    """A tensor's value, read-only and without a copy where the data is external.
-
-    Raises:
-        ModelError: the bytes do not fit the tensor's type and shape.
-    """
-    try:
-        if not uses_external_data(tensor):
-            return numpy_helper.to_array(tensor)
-        info = ExternalDataInfo(tensor)
-        dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type))
-        where = (folder or Path()) / info.location
-        if tensor.data_type in PACKED:
-            whole = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
-            with where.open("rb") as file:
-                file.seek(info.offset or 0)
-                whole.raw_data = file.read(info.length or -1)
-            return numpy_helper.to_array(whole)
-        return np.memmap(where, dtype=dtype, mode="r", offset=info.offset or 0, shape=tuple(tensor.dims))
-    except (ValueError, TypeError, KeyError, OSError) as error:
-        raise ModelError(f"tensor {tensor.name!r}: its data cannot be read ({_line(error)}); export again") from error
-
-
-PACKED = frozenset(
-    getattr(TensorProto, n) for n in ("INT4", "UINT4", "FLOAT4E2M1", "INT2", "UINT2") if hasattr(TensorProto, n)
-)
 
 
 def is_external(graph: Graph) -> bool:
     """Whether the model keeps weights outside its `.onnx` file."""
-    return any(uses_external_data(t) for t in graph.constants.values())
+    return any(uses_external_data(t) for t in tensors_of(graph.proto))
+
+
+def is_big(graph: Graph) -> bool:
+    """Whether the model is too big for one message: it can only go from file to file, tensor by tensor."""
+    return is_external(graph) and file_bytes(graph) > PROTOBUF_LIMIT
 
 
 def file_bytes(graph: Graph) -> int:
@@ -211,8 +198,8 @@ def file_bytes(graph: Graph) -> int:
 
 def data_files(graph: Graph) -> set[Path]:
     """The files in which a model keeps weights outside its own."""
-    folder = graph.path.parent if graph.path else Path()
-    return {folder / ExternalDataInfo(t).location for t in _tensors(graph.proto) if uses_external_data(t)}
+    folder = graph.folder or Path()
+    return {folder / ExternalDataInfo(t).location for t in tensors_of(graph.proto) if uses_external_data(t)}
 
 
 def _read(path: Path) -> ModelProto:
@@ -221,7 +208,7 @@ def _read(path: Path) -> ModelProto:
     except FileNotFoundError as error:
         raise ModelError(f"{path}: no such file; check the path") from error
     except OSError as error:
-        raise ModelError(f"{path}: cannot be read ({_line(error)})") from error
+        raise ModelError(f"{path}: cannot be read ({one_line(error, 200)})") from error
     except (DecodeError, ValueError, RuntimeError) as error:
         raise ModelError(f"{path}: not an ONNX model, or a truncated one; export or copy it again") from error
 
@@ -246,7 +233,7 @@ def _texts(proto: ModelProto) -> Iterator[str | bytes]:
 
 def _check_external(proto: ModelProto, path: Path | None, name: str) -> None:
     folder = (path.parent if path else Path()).resolve()
-    for tensor in _tensors(proto):
+    for tensor in tensors_of(proto):
         if not uses_external_data(tensor):
             continue
         if path is None:
@@ -262,20 +249,6 @@ def _check_external(proto: ModelProto, path: Path | None, name: str) -> None:
         end = (info.offset or 0) + (info.length or 0)
         if where.stat().st_size < end:
             raise ModelError(f"{name}: external data {info.location!r} is cut off; copy it again")
-
-
-def _tensors(proto: ModelProto) -> Iterator[TensorProto]:
-    """Every dense tensor that may hold weights: initializers and Constant nodes, subgraphs included."""
-    graphs = [proto.graph]
-    while graphs:
-        graph = graphs.pop()
-        yield from graph.initializer
-        for node in graph.node:
-            for attribute in node.attribute:
-                if attribute.type == AttributeProto.TENSOR:
-                    yield attribute.t
-                elif attribute.type == AttributeProto.GRAPH:
-                    graphs.append(attribute.g)
 
 
 def _constant_node(node: NodeProto) -> TensorProto | None:
@@ -318,7 +291,3 @@ def _free_names(graph: GraphProto) -> set[str]:
 def _attribute(attribute: AttributeProto) -> Any:
     value = helper.get_attribute_value(attribute)
     return value.decode(errors="replace") if isinstance(value, bytes) else value
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]

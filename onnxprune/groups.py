@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from onnxprune import bodies
 from onnxprune.graph import Graph, Node
 from onnxprune.rules.base import ZERO_PRESERVING, Dim, Linear, NodeView, Options, Sized
 from onnxprune.solver import Cause, Solution
@@ -95,9 +96,9 @@ class Coupling:
     @cached_property
     def members(self) -> tuple[Member, ...]:
         """Every axis of every parameter that can lose indices."""
-        roles = _roles(self)
+        named = roles(self)
         return tuple(
-            Member(constant, use, axis, roles.get(Dim(use, axis), "param"))
+            Member(constant, use, axis, named.get(Dim(use, axis), "param"))
             for constant in self.graph.parameters
             for use in self.uses[constant]
             for axis in range(len(self.graph.constants[constant].dims))
@@ -138,24 +139,24 @@ class Coupling:
         return units is not None and bool((sizes[self.group_of[units[units >= 0]]] > 1).any())
 
 
-def _roles(coupling: Coupling) -> dict[Dim, str]:
+def roles(coupling: Coupling) -> dict[Dim, str]:
     """What a parameter's axis does: contracted ("in"), produced ("out"), a bias or a normalisation's scale."""
-    roles: dict[Dim, str] = {}
+    found: dict[Dim, str] = {}
     for _, spec in coupling.linears:
-        roles[spec.w_in], roles[spec.w_out] = "in", "out"
+        found[spec.w_in], found[spec.w_out] = "in", "out"
         if spec.bias:
             rank = len(coupling.graph.shapes.get(coupling.source.get(spec.bias, spec.bias)) or ())
-            roles[Dim(spec.bias, rank - 1)] = "bias"
-            _trace_back(coupling, {"bias": Dim(spec.bias, rank - 1)}, roles)
-        _trace_back(coupling, {"out": spec.w_out, "in": spec.w_in}, roles)
+            found[Dim(spec.bias, rank - 1)] = "bias"
+            _trace_back(coupling, {"bias": Dim(spec.bias, rank - 1)}, found)
+        _trace_back(coupling, {"out": spec.w_out, "in": spec.w_in}, found)
     for view in coupling.views:
         if view.node.op == "BatchNormalization":
-            roles[Dim(view.names[1], 0)] = "scale"
-            roles |= {Dim(view.names[s], 0): "shift" for s in (2, 3, 4)}
-    return roles
+            found[Dim(view.names[1], 0)] = "scale"
+            found |= {Dim(view.names[s], 0): "shift" for s in (2, 3, 4)}
+    return found
 
 
-def _trace_back(coupling: Coupling, known: dict[str, Dim], roles: dict[Dim, str]) -> None:
+def _trace_back(coupling: Coupling, known: dict[str, Dim], found: dict[Dim, str]) -> None:
     """Carry roles back through Identity, Transpose, DequantizeLinear... to the constant behind the tensor."""
     graph, class_of = coupling.graph, coupling.solution.class_of
     name = next(iter(known.values())).value
@@ -164,7 +165,7 @@ def _trace_back(coupling: Coupling, known: dict[str, Dim], roles: dict[Dim, str]
         for axis in range(len(graph.shapes.get(coupling.source.get(name, name)) or ())):
             for role, dim in known.items():
                 if class_of[Dim(name, axis)] == class_of.get(dim):
-                    roles.setdefault(Dim(name, axis), role)
+                    found.setdefault(Dim(name, axis), role)
 
 
 def group(coupling: Coupling) -> Iterator[Group]:
@@ -188,22 +189,30 @@ def group(coupling: Coupling) -> Iterator[Group]:
         yield Group(name, int(start), order[start:end], tuple(ours))
 
 
+def windows(coupling: Coupling) -> frozenset[Dim]:
+    """The axes of convolution weights that run over the window: nobody expects them to be cut."""
+    convs = [v for v in coupling.views if not v.node.domain and v.node.op.startswith("Conv") and v.has(1)]
+    return frozenset(Dim(v.names[1], axis) for v in convs for axis in range(2, 9))
+
+
 def _ledger(coupling: Coupling) -> Iterator[Locked]:
     graph, solution = coupling.graph, coupling.solution
-    convs = [v for v in coupling.views if not v.node.domain and v.node.op.startswith("Conv") and v.has(1)]
-    windows = {Dim(v.names[1], axis) for v in convs for axis in range(2, 9)}
+    kernels = windows(coupling)
     for constant in graph.parameters:
         for use in coupling.uses[constant]:
             for axis, size in enumerate(graph.constants[constant].dims):
                 number = solution.class_of.get(Dim(use, axis))
                 state = None if number is None else solution.locks[number]
-                if size <= 1 or Dim(use, axis) in windows or state is None:
+                if size <= 1 or Dim(use, axis) in kernels or state is None:
                     continue
                 if isinstance(state, np.ndarray):
                     cause, share = int(state[state != 0][0]), float(np.count_nonzero(state) / state.size)
                 else:
                     cause, share = state, 1.0
                 yield _locked(graph, constant, axis, solution.causes[cause], round(graph.size(constant) * share))
+    for part in bodies.inner(graph):
+        for axis in [axis for axis, size in enumerate(part.dims) if size > 1] or [0]:
+            yield Locked(part.name, axis, part.node.label, part.node.op, part.reason, part.params)
 
 
 def _locked(graph: Graph, value: str, axis: int, cause: Cause, params: int) -> Locked:
@@ -216,7 +225,7 @@ def summary(coupling: Coupling) -> dict[str, Any]:
     """Counts for the record: parameters, those with a cuttable axis, groups and units."""
     graph = coupling.graph
     return {
-        "params": sum(graph.size(n) for n in graph.parameters),
+        "params": bodies.total(graph),
         "cuttable_params": sum(graph.size(n) for n in coupling.covered),
         "groups": len(coupling.groups),
         "units": coupling.units,

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune import cost
+from onnxprune import bodies, cost
 from onnxprune.coupling import couple
 from onnxprune.graph import Graph
 from onnxprune.groups import Coupling, Group
@@ -31,12 +31,16 @@ def replay(graph: Graph, plan: Plan, context: Context) -> Outcome:
 def carry_out(coupling: Coupling, removed: NDArray[np.bool_], plan: Plan, context: Context) -> Outcome:
     """Cut, and say what was cut."""
     with context.stage("cut"):
-        model = cut(coupling, plan, removed)
+        model = context.make(lambda store: cut(coupling, plan, removed, store))
     return Outcome(
         model=model,
         notes=describe(coupling, removed),
         plan=plan,
-        masked=(lambda: coupling.graph.path or coupling.graph.proto) if plan.folds else lambda: mask(coupling, removed),
+        masked=lambda: (
+            coupling.graph.path or coupling.graph.proto
+            if plan.folds
+            else context.make(lambda store: mask(coupling, removed, store), "masked.onnx")
+        ),
     )
 
 
@@ -78,7 +82,7 @@ def describe(coupling: Coupling, removed: NDArray[np.bool_]) -> dict[str, Any]:
 def cuttable(coupling: Coupling) -> dict[str, float]:
     """The share of parameters and of MACs in which at least one axis can be cut."""
     graph = coupling.graph
-    total = sum(graph.size(n) for n in graph.parameters)
+    total = bodies.total(graph)
     macs = cost.macs(coupling)
     moving = sum(f for f, c in zip(macs.terms(), macs.movable(), strict=True) if c)
     return {

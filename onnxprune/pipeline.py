@@ -5,21 +5,21 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import onnx
 from onnx import ModelProto
 
+from onnxprune import bodies, inspection, writing
 from onnxprune import graph as graphs
-from onnxprune import writing
-from onnxprune.coupling import couple
 from onnxprune.data import Feeds, read
 from onnxprune.errors import GateError
 from onnxprune.feeds import input_specs
 from onnxprune.graph import Graph
-from onnxprune.outcome import describe, replay
+from onnxprune.outcome import replay
 from onnxprune.plan import Plan, digest, read_plan
 from onnxprune.rules.base import Options
 from onnxprune.steps import Context, Outcome, Pass
@@ -31,11 +31,19 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """A pruned model, the plan that made it (None where no pass cuts) and the record of what happened."""
+    """A pruned model, the plan that made it (None where no pass cuts) and the record of what happened.
 
-    model: ModelProto
+    `made` is the model, or the file that was written where weights are external: then they were never all in memory.
+    """
+
+    made: ModelProto | Path
     plan: Plan | None
     record: Record
+
+    @cached_property
+    def model(self) -> ModelProto:
+        """The pruned model in memory; read from its file, with all weights, where the run did without."""
+        return onnx.load(self.made) if isinstance(self.made, Path) else self.made
 
 
 @dataclass(frozen=True)
@@ -83,10 +91,32 @@ class Pipeline:
             feeds = data if isinstance(data, Feeds) else read(data, input_specs(original.proto))
             context = Context(provider, threads, feeds, context.shapes, on_stage, context.seconds)
         record: Record = {"version": 1, "model": original.name, "provider": provider, "threads": threads}
+        if original.inlined:
+            record["inlined"] = list(original.inlined)
+        streams = graphs.is_external(original) and (out is not None or graphs.is_big(original))
+        with writing.workspace(out) if streams else nullcontext() as folder:
+            if folder is not None:
+                context = replace(context, file=folder / Path(out or "model.onnx").name)
+            made, plan = self._run(original, out, shapes, checks, exact, context, record)
+            record["seconds"] = dict(context.seconds)
+            return Result(onnx.load(made) if isinstance(made, Path) and out is None else made, plan, record)
+
+    def _run(
+        self,
+        original: Graph,
+        out: str | os.PathLike[str] | None,
+        shapes: Mapping[str, tuple[int, ...]] | None,
+        checks: Checks | None,
+        exact: bool,
+        context: Context,
+        record: Record,
+    ) -> tuple[ModelProto | Path, Plan | None]:
+        """The new model (its file, where it is too big for memory) and the plan; the record is filled."""
         current, outcome = original, Outcome(original.proto)
         plan: Plan | None = None
         for step in self.passes:
             outcome = step(current, context)
+            outcome = replace(outcome, model=context.whole(outcome.model, current.folder))
             record |= outcome.notes
             plan = outcome.plan or plan
             current = graphs.load(outcome.model, shapes) if step is not self.passes[-1] else current
@@ -96,15 +126,15 @@ class Pipeline:
             record |= _sizes(original, outcome.model, path)
             if checks is not None:
                 pruned = outcome.model if path is None else path
-                oracle = None if masked is None else beside(masked(), pruned)
+                with context.stage("validation"):
+                    oracle = None if masked is None else beside(masked(), pruned)
                 if path is not None:
                     original.release()
                 record |= validate(original, pruned, oracle, exact, checks, context)
                 record["seconds"] = dict(context.seconds)
                 if failure := failed_gate(record, checks):
                     raise GateError(f"{original.name}: {failure}", record)
-        record["seconds"] = dict(context.seconds)
-        return Result(outcome.model, plan, record)
+        return (Path(out) if isinstance(outcome.model, Path) and out is not None else outcome.model), plan
 
 
 def prune(
@@ -206,7 +236,8 @@ def apply(
     same = made.model_sha256 == digest(graphs.load(model))
     # Folds hold for the weights that they were made of.
     options.setdefault("exact", (same or not made.folds) and not made.options.inexact)
-    checks = (options.pop("checks", None) or Checks()) if validate else None
+    given = options.pop("checks", None)
+    checks = (given or Checks()) if validate else None
     result = Pipeline([_Replay(made)]).run(model, out=out, checks=checks, **options)
     if not same:
         note = "the plan was made for another file: its cut is replayed, whatever these weights would have asked for"
@@ -218,28 +249,43 @@ def inspect(
     model: Model,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     align: int = 1,
+    *,
+    allow_inexact: bool = False,
+    head_dims: bool = False,
+    explain: str | None = None,
 ) -> Record:
     """What can be cut of a model, and what is locked and why.
 
+    Args:
+        model: path or `ModelProto`.
+        shapes: input name -> shape, for inputs that the model leaves open.
+        align: widths that will be kept to; decides only between ways to cut a grouped operator.
+        allow_inexact, head_dims: as for `prune`.
+        explain: a tensor or a node; the record then tells, for each of its axes, the group or the way to what locks it.
+
     Raises:
         ModelError, ShapeError: as `load`.
+        OptionError: nothing has the name that is to be explained.
     """
     original = graphs.load(model, shapes)
-    coupling = couple(original, Options(align=align))
-    params = sum(original.size(n) for n in original.parameters)
-    nothing = np.zeros(coupling.units, dtype=bool)
-    return {"version": 1, "model": original.name, "params": params, **describe(coupling, nothing)}
+    options = Options(align=align, inexact=allow_inexact, head_dims=head_dims)
+    record: Record = {"version": 1, "model": original.name}
+    if original.inlined:
+        record["inlined"] = list(original.inlined)
+    if explain is not None:
+        return record | {"explain": inspection.explanation(original, options, explain)}
+    return record | inspection.survey(original, options)
 
 
-def _sizes(original: Graph, pruned: ModelProto, written: Path | None) -> Record:
+def _sizes(original: Graph, pruned: ModelProto | Path, written: Path | None) -> Record:
     after = graphs.load(pruned)
     return {
         "params": {
-            "before": sum(original.size(n) for n in original.parameters),
-            "after": sum(after.size(n) for n in after.parameters),
+            "before": bodies.total(original),
+            "after": bodies.total(after),
         },
         "file_bytes": {
             "before": graphs.file_bytes(original),
-            "after": sum(p.stat().st_size for p in written.parent.iterdir()) if written else pruned.ByteSize(),
+            "after": sum(p.stat().st_size for p in written.parent.iterdir()) if written else graphs.file_bytes(after),
         },
     }

@@ -17,7 +17,7 @@ import pkgutil
 from collections.abc import Callable
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from onnxprune.errors import MESSAGE_LIMIT, OnnxPruneError, OptionError, one_line
 
@@ -36,6 +36,7 @@ class Registry(Generic[T]):
         self.kind = kind
         self.package = package
         self._items: dict[str, T] = {}
+        _ALL.append(self)
 
     def register(self, name: str, *more: str) -> Callable[[T], T]:
         """Return a decorator that registers its target under *name* and *more*; a taken name is refused."""
@@ -80,6 +81,16 @@ class Registry(Generic[T]):
         """Import everything that may register here, the first time only."""
         if error := load_package(self.package):
             raise error
+
+
+_ALL: list[Registry[Any]] = []
+
+
+def registered(package: str, name: str) -> bool:
+    """Whether anything is registered in a package under a name: for rooms below it, which must not import it."""
+    if error := load_package(package):
+        raise error
+    return any(each.find(name) is not None for each in _ALL if each.package == package)
 
 
 @cache

@@ -10,7 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from onnxprune import words
+from onnxprune import explained, words
 from onnxprune.words import Record
 
 if TYPE_CHECKING:
@@ -71,18 +71,19 @@ def table(record: Record) -> list[RenderableType]:
 
 def inspection(record: Record, everything: bool = False) -> list[RenderableType]:
     """What `inspect` shows."""
-    cuttable = record["cuttable"]
+    cuttable, opened = record["cuttable"], record.get("opened", {})
     title = Text().append(record["model"], "bold")
     title.append(f"  {words.count(record['params'])} parameters, {words.count(record['macs']['before'])} MACs")
-    shares = f"{words.percent(cuttable['params'])} of the parameters, {words.percent(cuttable['macs'])} of the MACs"
+    gains = {option: more for option, more in opened.items() if more != cuttable}
+    shares = [_shares(cuttable), *(f"{_shares(more)} with {option}" for option, more in gains.items())]
     groups, locks = [g for g in words.largest(record) if g["units"]["before"] > 1], words.locks(record)
     units = sum(g["units"]["before"] for g in groups)
     shown = len(groups) if everything else SOME
     parts: list[RenderableType] = [
         title,
         "",
-        _facts([("can be cut", Text(shares)), ("groups", Text(f"{len(groups)}, of {words.plural(units, 'unit')}"))]),
-        _indented(_groups(groups[:shown], cut=False, total=record["macs"]["before"], full=everything)),
+        _facts([("can be cut", _lines(*shares)), ("groups", Text(f"{len(groups)}, of {words.plural(units, 'unit')}"))]),
+        *([_indented(_groups(groups[:shown], False, record["macs"]["before"], everything))] if groups else []),
         *_more(len(groups) - shown),
         "",
     ]
@@ -93,6 +94,19 @@ def inspection(record: Record, everything: bool = False) -> list[RenderableType]
             _indented(_locks(locks[:shown], len(locks) - shown, everything)),
         ]
     return [*parts, *_warnings(record)]
+
+
+def explanation(record: Record, everything: bool = False) -> list[RenderableType]:
+    """What `inspect --explain` shows."""
+    parts: list[RenderableType] = []
+    for value in record["explain"]:
+        parts += [
+            *([""] if parts else []),
+            Text().append(value["value"], "bold").append(f"  {explained.title(value)}"),
+            "",
+        ]
+        parts.append(_facts((line.label, Text(line.text)) for line in explained.lines(value, everything)))
+    return parts
 
 
 def comparison(bench: Record) -> list[RenderableType]:
@@ -166,13 +180,18 @@ def _locks(locks: Iterable[words.LockSum], more: int, full: bool = False) -> Tab
     grid.add_column(justify="right", no_wrap=True)
     grid.add_column(overflow="fold")
     for lock in locks:
-        note = f"at {lock.node if full else words.tail(lock.node, NAME)}"
-        note += f"; {lock.option} opens it" if lock.option else ""
+        note = "at " + (", ".join(lock.nodes) if full else words.tail(lock.nodes[0], NAME))
+        note += f" and {words.plural(len(lock.nodes) - 1, 'more node')}" if len(lock.nodes) > 1 and not full else ""
+        note += f"; {lock.hint}" if lock.hint else ""
         apart = "  " if len(lock.what) + len(note) < WIDTH else "\n"
         grid.add_row(words.count(lock.params), Text(lock.what).append(apart + note, "dim"))
     if more > 0:
         grid.add_row("", f"... and {more} more")
     return grid
+
+
+def _shares(found: Mapping[str, float]) -> str:
+    return f"{words.percent(found['params'])} of the parameters, {words.percent(found['macs'])} of the MACs"
 
 
 def _grid(*headers: str) -> Table:

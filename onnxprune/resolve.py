@@ -1,117 +1,272 @@
-"""Shapes that ONNX's inference does not find by itself, with the help of the traced numbers."""
+"""Shapes that ONNX's inference over the whole model does not find, with the help of the traced numbers.
+
+One pass in the order of the nodes. Where a shape has an axis of which nothing is known, the node is inferred again by
+itself from what is known by then of its inputs: sizes that are computed, and multiples of open sizes.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from functools import reduce
 
 import numpy as np
-from onnx import ModelProto, TensorProto, ValueInfoProto, helper, numpy_helper
+import onnx
+from onnx import TensorProto, helper, numpy_helper
 
 from onnxprune.graph import Graph, Node
-from onnxprune.shapeflow import Numbers, ShapeFlow, SizeOf
+from onnxprune.shapeflow import ShapeFlow
 from onnxprune.shapes import Shape, infer, shapes_of
+from onnxprune.sizes import Size, canonical, parse, product, quotient, total
 from onnxprune.symbolic import infer_symbolically
+
+# Names that ONNX's inference gives to sizes that it does not know.
+GIVEN = "unk__"
 
 
 def resolve(graph: Graph) -> tuple[Graph, ShapeFlow]:
-    """Infer again with what the traced numbers tell, until nothing new is known.
-
-    ONNX's data propagation stops at divisions and at a Reshape whose target is known in part: a computed but known
-    shape input is put in as a constant, a Reshape's output gets the sizes that are known. A chain of chunks needs one
-    round each.
-    """
-    memo: dict[Any, Any] = {}
-    flow, done = ShapeFlow(graph, memo), set[tuple[int, int]]()
-    shell: ModelProto | None = None
-    declared = set[tuple[int, Numbers]]()
-    tried = False
-    while True:
-        fresh = [(n, s, v) for n, s, v in flow.computed() if (n.index, s) not in done and _open(graph, n)]
-        partly = [
-            (n, v)
-            for n in graph.nodes
-            if n.op == "Reshape"
-            and not n.domain
-            and _open(graph, n)
-            and (v := flow.numbers(n, 1)) is not None
-            and (n.index, v) not in declared
-        ]
-        if not fresh and not partly and not tried and _needs_symbolic(graph):
-            tried = True
-            graph = replace(graph, shapes={**shapes_of(infer_symbolically(graph.shell)), **_known_shapes(graph)})
-            flow = ShapeFlow(graph, memo)
-            continue
-        if not fresh and not partly:
-            return graph, flow
-        if shell is None:
-            shell = ModelProto()
-            shell.CopyFrom(graph.shell)
-        for node, slot, numbers in fresh:
-            done.add((node.index, slot))
-            name = f"{node.inputs[slot]}/{node.index}:{slot}"
-            value = np.array([n.value for n in numbers], dtype=np.int64)
-            shell.graph.initializer.append(numpy_helper.from_array(value, name))
-            shell.graph.node[node.index].input[slot] = name
-        known = {v.name: v for v in (*shell.graph.value_info, *shell.graph.output)}
-        for node, numbers in partly:
-            declared.add((node.index, numbers))
-            _declare(shell, known, graph, node, numbers)
-        shell = infer(shell)
-        graph = replace(graph, shell=shell, shapes={**graph.shapes, **shapes_of(shell)})
-        flow = ShapeFlow(graph, memo)
+    """The graph with all shapes that can be known, and the numbers traced through its shape arithmetic."""
+    shell = infer(infer_symbolically(graph.shell)) if _needs_symbolic(graph) else graph.shell
+    shapes = {**graph.shapes, **{n: s for n, s in shapes_of(shell).items() if n not in graph.constants}}
+    graph = replace(graph, shell=shell, shapes={n: _canonical(s) for n, s in shapes.items()})
+    pass_ = _Pass(graph)
+    for node in graph.nodes:
+        pass_.visit(node)
+    pass_.flow.finish()
+    return graph, pass_.flow
 
 
-def _declare(shell: ModelProto, known: dict[str, ValueInfoProto], graph: Graph, node: Node, numbers: Numbers) -> None:
-    """Write down what is known of a Reshape's output."""
-    source = graph.shapes.get(node.inputs[0]) or ()
-    sizes: list[int | str | None] = []
-    for axis, number in enumerate(numbers):
-        if number.value == 0 and not node.attrs.get("allowzero", 0):
-            sizes.append(source[axis] if axis < len(source) else None)
-        elif number.value is not None:
-            sizes.append(int(number.value) if number.value > 0 else None)
-        elif isinstance(number.source, SizeOf):
-            sizes.append((graph.shapes.get(number.source.value) or {number.source.axis: None})[number.source.axis])
-        else:
-            sizes.append(None)
-    rest = [axis for axis, number in enumerate(numbers) if number.value == -1]
-    if len(rest) == 1:
-        sizes[rest[0]] = _rest(source, [s for axis, s in enumerate(sizes) if axis not in rest])
-    have = graph.shapes.get(node.outputs[0])
-    if have is not None and len(have) == len(sizes):
-        sizes = [h if isinstance(h, int) or s is None else s for h, s in zip(have, sizes, strict=True)]
-    info = known.get(node.outputs[0])
-    if info is None:
-        source_info = known.get(node.inputs[0])
-        elem = source_info.type.tensor_type.elem_type if source_info else TensorProto.FLOAT
-        shell.graph.value_info.append(helper.make_tensor_value_info(node.outputs[0], elem, sizes))
-    else:
-        info.CopyFrom(helper.make_tensor_value_info(info.name, info.type.tensor_type.elem_type, sizes))
+class _Pass:
+    """The state of the one pass: what ONNX's names for unknown sizes turn out to be."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        self._shapes: dict[str, Shape] = graph.shapes  # type: ignore[assignment]  # made by `resolve`, for this
+        infos = (*graph.shell.graph.value_info, *graph.shell.graph.input, *graph.shell.graph.output)
+        self._types = {i.name: i.type.tensor_type.elem_type for i in infos if i.type.tensor_type.elem_type}
+        self._types |= {n: t.data_type for n, t in graph.constants.items()}
+        self._found: dict[str, Size] = {}
+        self._atoms = {a for n in graph.inputs for s in graph.shapes.get(n) or () if s for a in parse(s).atoms}
+        self._imports = list(graph.proto.opset_import)
+        self._versions = {"" if o.domain == "ai.onnx" else o.domain: o.version for o in self._imports}
+        self.flow = ShapeFlow(graph, self._types)
+
+    def visit(self, node: Node) -> None:
+        for name in node.outputs:
+            if name and (shape := self._shapes.get(name)) is not None:
+                self._shapes[name] = tuple(self._found.get(s, s) if isinstance(s, str) else s for s in shape)
+        if any(name and self._vague(self._shapes.get(name)) for name in node.outputs):
+            self._infer(node)
+        for name in node.outputs:
+            if name and (shape := self._shapes.get(name)) is not None and self._vague(shape):
+                self._shapes[name] = tuple(f"{name}[{axis}]" if s is None else s for axis, s in enumerate(shape))
+                self._found |= {s: s for s in shape if isinstance(s, str) and s.startswith(GIVEN)}
+        self.flow.visit(node)
+
+    def _vague(self, shape: Shape) -> bool:
+        """Whether nothing is known of some axis: no name, or one that is not made of the inputs' names."""
+        return shape is None or any(
+            s is None or (isinstance(s, str) and s not in self._found and not self._named(s)) for s in shape
+        )
+
+    def _named(self, size: str) -> bool:
+        return self._atoms.issuperset(parse(size).atoms)
+
+    def _infer(self, node: Node) -> None:
+        for name, shape in zip(node.outputs, self._node(node), strict=False):
+            before = self._shapes.get(name) if name else None
+            if not name or shape is None or (before is not None and len(before) != len(shape)):
+                continue
+            sizes = [
+                known if isinstance(known, int) or size is None else size
+                for known, size in zip(before or [None] * len(shape), shape, strict=True)
+            ]
+            for known, size in zip(before or (), sizes, strict=False):
+                if isinstance(known, str) and known.startswith(GIVEN) and size is not None:
+                    self._found[known] = size
+            self._shapes[name] = tuple(sizes)
+
+    def _node(self, node: Node) -> Sequence[Shape]:
+        own = _OWN.get(node.op) if not node.domain else None
+        if own is not None and (shape := own(self, node)) is not None:
+            return [shape]
+        version = self._versions.get(node.domain)
+        if version is None or not onnx.defs.has(node.op, version, node.domain):
+            return []
+        names = [n for n in node.inputs if n]
+        if any(self._shapes.get(n) is None for n in names):
+            return []
+        types = {
+            n: helper.make_tensor_type_proto(self._types.get(n, TensorProto.FLOAT), self._shapes[n]) for n in names
+        }
+        data = {n: t for slot, n in enumerate(node.inputs) if n and (t := self._data(node, slot)) is not None}
+        schema = onnx.defs.get_schema(node.op, version, node.domain)
+        try:
+            made = onnx.shape_inference.infer_node_outputs(
+                schema, node.proto, types, data, opset_imports=self._imports, ir_version=self._graph.proto.ir_version
+            )
+        except (onnx.shape_inference.InferenceError, RuntimeError, ValueError, TypeError):
+            return []  # what stays without a shape is locked
+        for name, kind in made.items():
+            self._types.setdefault(name, kind.tensor_type.elem_type)
+        infos = [onnx.ValueInfoProto(name=n, type=made[n]) if n in made else None for n in node.outputs]
+        return [None if i is None else _canonical(shapes_of_info(i)) for i in infos]
+
+    def _data(self, node: Node, slot: int) -> TensorProto | None:
+        """A small input whose values are all known."""
+        found = self.flow.original(node, slot)
+        if found is None or any(n.value is None for n in found):
+            return None
+        name = node.inputs[slot]
+        if name in self._graph.constants:
+            return self._graph.constants[name]
+        dtype = helper.tensor_dtype_to_np_dtype(self._types.get(name, TensorProto.INT64))
+        values = np.array([n.value for n in found], dtype=dtype)
+        shape = self._shapes.get(name)
+        return numpy_helper.from_array(values.reshape(() if shape == () else -1))
+
+    def sizes(self, node: Node, slot: int) -> list[Size | None] | None:
+        """The numbers of a shape input as sizes."""
+        found = self.flow.original(node, slot)
+        return None if found is None else [n.size for n in found]
+
+    def shape(self, node: Node, slot: int) -> Shape:
+        """The shape of an input, where no axis of it is unknown."""
+        found = self._shapes.get(node.inputs[slot])
+        return None if found is None or None in found else found
 
 
-def _rest(source: Sequence[int | str | None], others: Sequence[int | str | None]) -> int | None:
-    """What a -1 stands for: all elements over the other sizes, where the open sizes are the same on both sides."""
-    if None in (*source, *others):
+def shapes_of_info(info: onnx.ValueInfoProto) -> Shape:
+    """The shape that a value info declares."""
+    if not info.type.tensor_type.HasField("shape"):
         return None
-    if sorted(s for s in source if isinstance(s, str)) != sorted(s for s in others if isinstance(s, str)):
+    dims = info.type.tensor_type.shape.dim
+    return tuple(d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in dims)
+
+
+def _canonical(shape: Shape) -> Shape:
+    if shape is None or all(isinstance(s, int) for s in shape):
+        return shape
+    return tuple(canonical(s) if isinstance(s, str) and not s.startswith(GIVEN) else s for s in shape)
+
+
+def _reshape(now: _Pass, node: Node) -> Shape:
+    source, target = now._shapes.get(node.inputs[0]), now.sizes(node, 1)
+    if target is None:
         return None
-    total, part = (math.prod(s for s in sizes if isinstance(s, int)) for sizes in (source, others))
-    return total // part if part and total % part == 0 else None
+    sizes: list[Size | None] = list(target)
+    if not node.attrs.get("allowzero", 0):
+        sizes = [source[a] if s == 0 and source and a < len(source) else s for a, s in enumerate(sizes)]
+    if sizes.count(-1) == 1:
+        rest = sizes.index(-1)
+        others = [s for i, s in enumerate(sizes) if i != rest]
+        sizes[rest] = None
+        if source is not None and None not in source and None not in others:
+            sizes[rest] = quotient(*(product(s for s in side if s is not None) for side in (source, others)))
+    return tuple(sizes)
+
+
+def _expand(now: _Pass, node: Node) -> Shape:
+    source, target = now.shape(node, 0), now.sizes(node, 1)
+    if source is None or target is None or any(s is None for s in target):
+        return None
+    length = max(len(source), len(target))
+    pairs = zip([1] * (length - len(source)) + list(source), [1] * (length - len(target)) + target, strict=True)
+    # An open size in the target may also be 1 where the source has more: only a 1 in the source tells.
+    return tuple(t if s == 1 else s if t in (1, s) else None for s, t in pairs)
+
+
+def _filled(now: _Pass, node: Node) -> Shape:
+    found = now.sizes(node, 0)
+    return None if found is None else tuple(found)
+
+
+def _range(now: _Pass, node: Node) -> Shape:
+    parts = [now.sizes(node, slot) for slot in range(3)]
+    if any(p is None or len(p) != 1 or p[0] is None for p in parts):
+        return None
+    start, end, step = (p[0] for p in parts if p is not None)
+    return (total(end, start, -1),) if step == 1 and start is not None and end is not None else None
+
+
+def _slice(now: _Pass, node: Node) -> Shape:
+    source = now.shape(node, 0)
+    if source is None or "starts" in node.attrs or len(node.inputs) < 3:
+        return None
+    starts, ends = now.sizes(node, 1), now.sizes(node, 2)
+    axes = now.sizes(node, 3) if len(node.inputs) > 3 and node.inputs[3] else list(range(len(starts or ())))
+    steps = now.sizes(node, 4) if len(node.inputs) > 4 and node.inputs[4] else [1] * len(starts or ())
+    if starts is None or ends is None or axes is None or steps is None:
+        return None
+    sizes: list[Size | None] = list(source)
+    for start, end, axis, step in zip(starts, ends, axes, steps, strict=False):
+        if not isinstance(axis, int):
+            return None
+        sizes[axis] = _kept(source[axis], start, end, step)
+    return tuple(sizes)
+
+
+def _kept(size: Size | None, start: Size | None, end: Size | None, step: Size | None) -> Size | None:
+    """How many indices a slice keeps, where that does not depend on how an open size compares with a bound."""
+    if size is None or start is None or end is None or step != 1:
+        return None
+    if isinstance(size, int) and isinstance(start, int) and isinstance(end, int):
+        return len(range(size)[start:end])
+    whole = end == size or (isinstance(end, int) and end >= 2**31 - 1)
+    if whole and isinstance(start, int):
+        return total(size, start, -1) if start >= 0 else None
+    if isinstance(end, int) and end < 0 and start == 0:
+        return total(size, end)
+    return total(end, start, -1) if isinstance(end, str) and (start == 0 or isinstance(start, str)) else None
+
+
+def _tile(now: _Pass, node: Node) -> Shape:
+    source, repeats = now.shape(node, 0), now.sizes(node, 1)
+    if source is None or repeats is None:
+        return None
+    return tuple(None if s is None or r is None else product([s, r]) for s, r in zip(source, repeats, strict=True))
+
+
+def _concat(now: _Pass, node: Node) -> Shape:
+    parts = [now.shape(node, slot) for slot in range(len(node.inputs))]
+    if any(p is None for p in parts):
+        return None
+    known = [p for p in parts if p is not None]
+    axis = node.attrs["axis"] % len(known[0])
+    joined = reduce(total, [s for p in known if (s := p[axis]) is not None])
+    # Elsewhere the parts agree: what one of them knows holds for all.
+    others = [next((p[a] for p in known if isinstance(p[a], int)), known[0][a]) for a in range(len(known[0]))]
+    return tuple(joined if a == axis else s for a, s in enumerate(others))
+
+
+def _flatten(now: _Pass, node: Node) -> Shape:
+    source = now.shape(node, 0)
+    if source is None:
+        return None
+    axis = node.attrs.get("axis", 1)
+    sizes = [s for s in source if s is not None]
+    return (product(sizes[:axis]), product(sizes[axis:]))
+
+
+def _resize(now: _Pass, node: Node) -> Shape:
+    source, target = now.shape(node, 0), now.sizes(node, 3)
+    return tuple(target) if source is not None and target is not None and len(source) == len(target) else None
+
+
+_OWN = {
+    "Concat": _concat,
+    "Flatten": _flatten,
+    "Resize": _resize,
+    "Reshape": _reshape,
+    "Expand": _expand,
+    "ConstantOfShape": _filled,
+    "Range": _range,
+    "Slice": _slice,
+    "Tile": _tile,
+}
 
 
 def _needs_symbolic(graph: Graph) -> bool:
     """Whether ONNX Runtime's own operators hide shapes that ONNX's inference cannot know."""
     known = graph.shapes
     return any(n.domain == "com.microsoft" and known.get(o) is None for n in graph.nodes for o in n.outputs if o)
-
-
-def _known_shapes(graph: Graph) -> dict[str, Shape]:
-    return {name: shape for name, shape in graph.shapes.items() if shape is not None and None not in shape}
-
-
-def _open(graph: Graph, node: Node) -> bool:
-    shape = graph.shapes.get(node.outputs[0])
-    return shape is None or any(not isinstance(size, int) for size in shape)

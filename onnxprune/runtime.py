@@ -116,6 +116,8 @@ def session(
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
     options.intra_op_num_threads = threads or 0
     options.enable_cpu_mem_arena = arena
+    if not arena:  # a weight that is converted or transposed is in memory only while it is read, not all at once
+        options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
     options.enable_mem_pattern = arena and provider != "dml"  # which does not support it
     for key, value in (config or {}).items():
         options.add_session_config_entry(key, value)

@@ -41,7 +41,7 @@ def infer(shell: ModelProto) -> ModelProto:
     """ONNX shape inference with data propagation."""
     try:
         return onnx.shape_inference.infer_shapes(shell, data_prop=True)
-    except (RuntimeError, ValueError, onnx.shape_inference.InferenceError):
+    except (RuntimeError, ValueError, onnx.shape_inference.InferenceError, onnx.checker.ValidationError):
         return shell  # inference chokes on an op: what stays without a shape is locked, not guessed
 
 

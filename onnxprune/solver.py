@@ -50,7 +50,7 @@ class Solver:
         self._ties: list[tuple[int, int, Index, Index]] = []
         self._locks: list[tuple[int, int, Index | None]] = []
         self._sized: list[tuple[int, Leaf | SizeOf | None, int]] = []
-        self._follows: list[tuple[int, Dim, Dim]] = []
+        self._follows: list[tuple[int, Dim, Dim, str]] = []
         self._choices: list[tuple[int, Choice]] = []
         self.causes = [Cause(None, "")]
 
@@ -130,33 +130,31 @@ class Solver:
         return solution
 
     def _apart(self, solution: Solution) -> list[tuple[int, tuple[Dim, Dim]]]:
-        """Sizes that are read off another axis which does not lose the same units."""
+        """Axes of which one size is read, or written, that do not lose the same units."""
 
         def units(dim: Dim) -> NDArray[np.int32]:
             found = solution.unit_of[solution.class_of[dim]]
             return np.zeros(0, np.int32) if found is None else np.sort(found[found >= 0])
 
         return [
-            (self.cause(node, "its size is read off another axis"), (dim, other))
-            for node, dim, other in self._follows
+            (self.cause(node, reason), (dim, other))
+            for node, dim, other, reason in self._follows
             if not np.array_equal(units(dim), units(other))
         ]
 
     def _check_sized(self) -> None:
         """A size written in the graph must be able to follow the cut."""
-        leaves: dict[Leaf, set[int]] = {}
+        leaves: dict[Leaf, list[Dim]] = {}
         for i, source, node in self._sized:
             root = self._find(i)
             if isinstance(source, Leaf):
-                leaves.setdefault(source, set()).add(root)
+                leaves.setdefault(source, []).append(self._dims[i])
             elif isinstance(source, SizeOf) and Dim(*source) in self._ids:
-                self._follows.append((node, self._dims[i], Dim(*source)))
+                self._follows.append((node, self._dims[i], Dim(*source), "its size is read off another axis"))
             else:
                 self._locks.append((root, self.cause(node, "its size is computed in the graph"), None))
-        for leaf, roots in leaves.items():
-            if len(roots) > 1:
-                cause = self.cause(leaf.node, "one constant is the size of several axes")
-                self._locks += [(root, cause, None) for root in roots]
+        for leaf, dims in leaves.items():
+            self._follows += [(leaf.node, dims[0], d, "one constant is the size of several axes") for d in dims[1:]]
 
     def root(self, dim: Dim) -> int:
         """The class that stands for a dim."""

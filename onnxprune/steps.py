@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,10 +11,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from onnx import ModelProto
+from onnx.external_data_helper import uses_external_data
 
 from onnxprune.data import Feeds
 from onnxprune.graph import Graph
 from onnxprune.plan import Plan
+from onnxprune.tensors import Store, copied, in_proto, tensors_of
+from onnxprune.writing import stream
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,8 @@ class Context:
         shapes: input name -> shape, for inputs that the model leaves open.
         on_stage: told the name of every stage as it begins.
         seconds: stage -> seconds, filled as stages end.
+        file: set where weights are external: passes then write their models (`make`) under this name, each in a
+            temporary folder of its own beside this one, and never hold all weights.
     """
 
     provider: str = "cpu"
@@ -35,6 +41,20 @@ class Context:
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     on_stage: Callable[[str], None] = lambda name: None
     seconds: dict[str, float] = field(default_factory=dict)
+    file: Path | None = None
+
+    def whole(self, model: ModelProto | Path, folder: Path | None) -> ModelProto | Path:
+        """A model with all its weights: a pass that copies one leaves external data in the `folder` of the original."""
+        if isinstance(model, Path) or not any(map(uses_external_data, tensors_of(model))):
+            return model
+        return self.make(lambda store: copied(model, folder, store))
+
+    def make(self, maker: Callable[[Store], ModelProto], name: str | None = None) -> ModelProto | Path:
+        """What `maker` makes with the store that it is given: a model in memory; a file, where weights are external."""
+        if self.file is None:
+            return maker(in_proto)
+        folder = Path(tempfile.mkdtemp(dir=self.file.parent))
+        return stream(folder / (name or self.file.name), maker)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -50,13 +70,13 @@ class Outcome:
     """The model that a pass made.
 
     Attributes:
-        model: the new model; the old one is untouched.
+        model: the new model or its file; the old one is untouched.
         notes: entries for the record.
         plan: what was cut, if anything was.
         masked: makes the oracle, a model (or its path) that must compute the same function; None: there is none.
     """
 
-    model: ModelProto
+    model: ModelProto | Path
     notes: Mapping[str, Any] = field(default_factory=dict)
     plan: Plan | None = None
     masked: Callable[[], ModelProto | Path] | None = None

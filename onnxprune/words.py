@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 Record = Mapping[str, Any]
@@ -30,12 +30,20 @@ class Row(NamedTuple):
 
 
 class LockSum(NamedTuple):
-    """All locks of one kind."""
+    """All locks of one kind, and the nodes that lock so."""
 
     what: str
     params: int
-    node: str
+    nodes: tuple[str, ...]
     option: str | None
+    opened: int | None = None  # parameters that the option frees of locks, where that was tried
+
+    @property
+    def hint(self) -> str:
+        """What the option does about it."""
+        if self.option is None or self.opened in (None, self.params):
+            return f"{self.option} opens it" if self.option else ""
+        return f"{self.option} opens {count(self.opened)} of it" if self.opened else f"{self.option} is not enough"
 
 
 def count(number: float) -> str:
@@ -181,12 +189,13 @@ def recovery(record: Record) -> str | None:
 
 def warnings(record: Record) -> list[str]:
     """Everything that the reader has to know."""
-    assumed = record.get("inputs", {}).get("assumed", [])
+    assumed, names = record.get("inputs", {}).get("assumed", []), record.get("inlined", [])
     free = ", ".join(f"{name} {shape}".replace("'", "") for name, shape in record.get("open_inputs", {}).items())
     return [
         *record.get("warnings", []),
         *assumed,
         *([f"MACs count open sizes as 1: {free}; give --shape"] if free else []),
+        *(["local functions are written out where they are called: " + ", ".join(names)] if names else []),
     ]
 
 
@@ -224,16 +233,29 @@ def title(group: Mapping[str, Any]) -> str:
 
 def locks(record: Record) -> list[LockSum]:
     """What is locked, by operator and reason, largest first; a tensor counts once for each reason."""
-    params: dict[tuple[str, str | None], dict[str, int]] = {}
-    nodes: dict[tuple[str, str | None], str] = {}
+    kinds: dict[tuple[str, str | None], list[Mapping[str, Any]]] = {}
     for lock in record.get("locked", ()):
-        op, reason = lock["op"], lock["reason"]
-        key = (reason if op in reason else f"{op}: {reason}", lock.get("option"))
-        tensors = params.setdefault(key, {})
-        tensors[lock["value"]] = max(tensors.get(lock["value"], 0), lock["params"])
-        nodes.setdefault(key, lock["node"] or lock["value"])
-    sums = [LockSum(what, sum(each.values()), nodes[what, option], option) for (what, option), each in params.items()]
+        kinds.setdefault((blocker(lock), lock.get("option")), []).append(lock)
+    sums = []
+    for (what, option), each in kinds.items():
+        nodes = tuple(dict.fromkeys(lock["node"] or lock["value"] for lock in each))
+        tried = any("opened" in lock for lock in each)
+        opened = _elements(lock for lock in each if lock.get("opened")) if tried else None
+        sums.append(LockSum(what, _elements(each), nodes, option, opened))
     return sorted(sums, key=lambda lock: lock.params, reverse=True)
+
+
+def blocker(lock: Mapping[str, Any]) -> str:
+    """The operator that locks, and why."""
+    op, reason = lock["op"], lock["reason"]
+    return str(reason) if op in reason else f"{op}: {reason}"
+
+
+def _elements(locks: Iterable[Mapping[str, Any]]) -> int:
+    tensors: dict[str, int] = {}
+    for lock in locks:
+        tensors[lock["value"]] = max(tensors.get(lock["value"], 0), lock["params"])
+    return sum(tensors.values())
 
 
 def times(record: Record) -> str:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import onnx
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto
 
+from onnxprune import graph as graphs
 from onnxprune.errors import OutputError, one_line
-from onnxprune.graph import PROTOBUF_LIMIT, Graph, data_files
+from onnxprune.graph import Graph, data_files
+from onnxprune.tensors import Bytes, Store, copied, in_proto
 
 
 def check_output(graph: Graph, path: str | os.PathLike[str]) -> None:
@@ -31,12 +32,86 @@ def check_output(graph: Graph, path: str | os.PathLike[str]) -> None:
         raise OutputError(f"{path}: would replace {min(both).name!r} of the model that is pruned; choose another name")
 
 
+class DataFile:
+    """A store that appends tensors to a file: what a `<name>.onnx.data` is made by.
+
+    Small tensors stay in the proto. Large ones begin where every system can map them into memory.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """`path`: a file that does not exist yet; it appears with the first tensor."""
+        self.path = path
+
+    def __call__(self, tensor: TensorProto, data: Bytes) -> None:
+        """Write the bytes of a tensor, and say in the tensor where they are."""
+        size = len(data)
+        if size < INLINE:
+            in_proto(tensor, data)
+            return
+        align = PAGE if size >= LARGE else CACHE_LINE
+        with self.path.open("ab") as file:
+            offset = -(-file.tell() // align) * align
+            file.truncate(offset)
+            file.write(data)
+        tensor.data_location = TensorProto.EXTERNAL
+        for key, value in (("location", self.path.name), ("offset", offset), ("length", size)):
+            tensor.external_data.add(key=key, value=str(value))
+
+
+# Tensors of fewer bytes stay in the proto, as in `onnx.save_model`; larger ones start where Windows, too, can map
+# them, as ONNX Runtime's own files do, and the others so that vector instructions find them aligned.
+INLINE, LARGE, PAGE, CACHE_LINE = 1024, 1 << 20, 1 << 16, 64
+
+
+def stream(path: Path, make: Callable[[Store], ModelProto]) -> Path:
+    """Write a model while it is made, with its weights in `<name>.data` beside it.
+
+    Args:
+        path: where the model goes.
+        make: puts the weights into the store that it is given, and returns the model.
+
+    Raises:
+        OutputError: the disk is full, or it cannot be written.
+    """
+    try:
+        proto = make(DataFile(path.with_name(path.name + ".data")))
+        path.write_bytes(proto.SerializeToString())
+    except OSError as error:
+        raise OutputError(
+            f"{path.name}: cannot be written ({one_line(error)}); free some space, or choose another output path"
+        ) from error
+    return path
+
+
 @contextmanager
-def draft(proto: ModelProto, path: str | os.PathLike[str], external: bool = False) -> Iterator[Path]:
+def workspace(path: str | os.PathLike[str] | None) -> Iterator[Path]:
+    """A temporary folder beside an output (or anywhere, where there is none), so that a file can be moved into place.
+
+    Raises:
+        OutputError: the output's folder does not exist or cannot be written, or the output is no file.
+    """
+    target = None if path is None else Path(path)
+    try:
+        if target is not None and target.is_dir():
+            raise OutputError(f"{target}: is a folder; give the name of a file")
+        if target is not None and target.exists() and not target.is_file():
+            raise OutputError(f"{target}: is a device, and a model would replace it; give the name of a file")
+        folder = Path(tempfile.mkdtemp(prefix=".onnxprune-", dir=None if target is None else target.parent))
+    except OSError as error:
+        reason = error.strerror or one_line(error)
+        raise OutputError(f"{target}: cannot be written ({reason}); choose another output path") from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def draft(model: ModelProto | Path, path: str | os.PathLike[str], external: bool = False) -> Iterator[Path]:
     """Write a model under a temporary name, hand it out to be checked, and move it into place if nothing is raised.
 
     Args:
-        proto: the model, with its weights in memory.
+        model: the model with its weights in memory, or one that `stream` wrote into a `workspace` of `path`.
         path: where the model goes; an existing file is replaced only when the new one is complete.
         external: put the weights beside the model in `<name>.data` (always done beyond 2 GB).
 
@@ -44,27 +119,17 @@ def draft(proto: ModelProto, path: str | os.PathLike[str], external: bool = Fals
         OutputError: the folder does not exist or cannot be written.
     """
     target = Path(path)
-    data = target.name + ".data"
-    try:
-        if target.is_dir():
-            raise OutputError(f"{target}: is a folder; give the name of a file")
-        if target.exists() and not target.is_file():
-            raise OutputError(f"{target}: is a device, and a model would replace it; give the name of a file")
-        folder = Path(tempfile.mkdtemp(prefix=".onnxprune-", dir=target.parent))
-    except OSError as error:
-        reason = error.strerror or one_line(error)
-        raise OutputError(f"{target}: cannot be written ({reason}); choose another output path") from error
-    try:
+    if isinstance(model, Path):
+        yield model
+        _move(model, target)
+        return
+    with workspace(target) as folder:
         try:
-            _write(proto, folder / target.name, data if external or proto.ByteSize() > PROTOBUF_LIMIT else None)
+            write(model, folder / target.name, external or model.ByteSize() > graphs.PROTOBUF_LIMIT)
         except (OSError, ValueError) as error:
             raise OutputError(f"{target}: cannot be written ({one_line(error)}); choose another output path") from error
         yield folder / target.name
-        if (folder / data).exists():
-            os.replace(folder / data, target.parent / data)
-        os.replace(folder / target.name, target)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        _move(folder / target.name, target)
 
 
 def save(proto: ModelProto, path: str | os.PathLike[str], external: bool = False) -> None:
@@ -73,10 +138,16 @@ def save(proto: ModelProto, path: str | os.PathLike[str], external: bool = False
         pass
 
 
-def _write(proto: ModelProto, path: Path, data: str | None) -> None:
-    if data is None:
+def write(proto: ModelProto, path: Path, external: bool) -> None:
+    """Write a model that is in memory, without a second copy of its weights where they are external."""
+    if not external:
         path.write_bytes(proto.SerializeToString())
         return
-    copy = ModelProto()
-    copy.CopyFrom(proto)  # onnx moves the weights out of the model that it saves
-    onnx.save_model(copy, path, format="protobuf", save_as_external_data=True, location=data, size_threshold=1024)
+    stream(path, lambda store: copied(proto, None, store))
+
+
+def _move(source: Path, target: Path) -> None:
+    data = source.with_name(source.name + ".data")
+    if data.exists():
+        os.replace(data, target.with_name(target.name + ".data"))
+    os.replace(source, target)

@@ -19,8 +19,11 @@ NAMES = sorted(importlib.import_module("models.architectures").ARCHITECTURES)
 KEPT = dict.fromkeys(NAMES, 0.31) | {
     "cbam": 0.53,  # maxima over the channels lock the streams that they gate
     "convnext": 0.63,  # LayerNorms lock the streams: only the insides of the blocks go
+    "detr": 0.39,  # so here
     "mlp": 0.52,
     "nfnet": 0.80,  # filters are standardised in the graph: what they read must stay
+    "rt_detr": 0.36,
+    "ssd": 0.45,  # most of it are the predictors, whose outputs are picked from
 }
 
 

@@ -81,8 +81,25 @@ def test_a_group_is_called_by_its_node_where_the_tensor_has_no_name_of_its_own()
 
 def test_locks_are_summed_by_operator_and_reason() -> None:
     lock = {"value": "w", "axis": 0, "node": "n1", "op": "Gemm", "reason": "a graph output", "params": 10}
-    locks = [lock, lock | {"axis": 1}, lock | {"value": "v", "params": 5}, lock | {"op": "", "params": 99, "node": ""}]
+    more = lock | {"value": "v", "params": 5, "node": "n2"}
+    locks = [lock, lock | {"axis": 1}, more, lock | {"op": "", "params": 99, "node": ""}]
     assert words.locks({"locked": locks}) == [
-        words.LockSum("a graph output", 99, "w", None),
-        words.LockSum("Gemm: a graph output", 15, "n1", None),
+        words.LockSum("a graph output", 99, ("w",), None),
+        words.LockSum("Gemm: a graph output", 15, ("n1", "n2"), None),
     ]
+
+
+@pytest.mark.parametrize(
+    ("opened", "text"),
+    [
+        ((None, None), "--x opens it"),
+        ((True, True), "--x opens it"),
+        ((True, False), "--x opens 10 of it"),
+        ((False, False), "--x is not enough"),
+    ],
+)
+def test_what_an_option_opens(opened: tuple[bool | None, ...], text: str) -> None:
+    lock = {"axis": 0, "node": "n", "op": "Softmax", "reason": "mixes", "params": 10, "option": "--x"}
+    tried = [{} if each is None else {"opened": each} for each in opened]
+    (found,) = words.locks({"locked": [lock | more | {"value": v} for v, more in zip("ab", tried, strict=True)]})
+    assert found.hint == text

@@ -9,17 +9,20 @@ with the same weights.
 import torch
 from torch import Tensor
 
-from . import attention, branching, mobile, other, prediction, residual
+from . import attention, branching, detectors, mobile, other, prediction, pyramids, queries, residual
 from .common import ARCHITECTURES, INPUTS
 
 __all__ = [
     "ARCHITECTURES",
     "attention",
     "branching",
+    "detectors",
     "example_inputs",
     "mobile",
     "other",
     "prediction",
+    "pyramids",
+    "queries",
     "residual",
 ]
 

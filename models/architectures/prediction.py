@@ -206,6 +206,46 @@ def hrnet(width: float) -> nn.Module:
     return HRNet((c(16), c(32), c(48)))
 
 
+class ASPP(nn.Module):
+    """Dilated convolutions side by side, and the average of the map, stretched again."""
+
+    def __init__(self, cin: int, cout: int) -> None:
+        super().__init__()
+        dilated = [nn.Conv2d(cin, cout, 3, 1, rate, rate, bias=False) for rate in (2, 4)]
+        branches = [nn.Sequential(layer, nn.BatchNorm2d(cout), nn.ReLU()) for layer in dilated]
+        self.branches = nn.ModuleList([conv(cin, cout, 1), *branches])
+        self.average = nn.Sequential(nn.AdaptiveAvgPool2d(1), conv(cin, cout, 1))
+        self.last = conv(4 * cout, cout, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        average = functional.interpolate(self.average(x), size=x.shape[-2:], mode="bilinear", align_corners=False)
+        return self.last(torch.cat([*(branch(x) for branch in self.branches), average], 1))
+
+
+class DeepLab(nn.Module):
+    """ASPP on coarse features, joined by fine ones, and the prediction in the image's size."""
+
+    def __init__(self, c: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.fine, self.coarse = conv(3, c[0], 3, 2), nn.Sequential(conv(c[0], c[1], 3, 2), conv(c[1], c[2], 3, 2))
+        self.context, self.side = ASPP(c[2], c[1]), conv(c[0], c[0], 1)
+        self.out = nn.Sequential(conv(c[1] + c[0], c[1]), nn.Conv2d(c[1], 6, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        fine = self.fine(x)
+        context = self.context(self.coarse(fine))
+        context = functional.interpolate(context, size=fine.shape[-2:], mode="bilinear", align_corners=False)
+        y = self.out(torch.cat([context, self.side(fine)], 1))
+        return functional.interpolate(y, size=x.shape[-2:], mode="bilinear", align_corners=False)
+
+
+@architecture((3, 32, 32))
+def deeplab(width: float) -> nn.Module:
+    """DeepLabv3+-like: dilated convolutions and image pooling side by side (Chen 2018)."""
+    c = scaler(width)
+    return DeepLab((c(16), c(32), c(64)))
+
+
 @architecture((3, 32, 32))
 def autoencoder(width: float) -> nn.Module:
     """Convolutional autoencoder with pixel unshuffle and pixel shuffle."""

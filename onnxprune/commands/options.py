@@ -60,6 +60,11 @@ report = click.option("--report", metavar="FILE", help="Write the record as an H
 plan = click.option("--plan", metavar="FILE", help="Write the plan, for `onnxprune apply`.")
 data = click.option("--data", metavar="PATH", help="Inputs to check on: .npz, .npy, a folder of them, test_data_set_*.")
 
+allow_inexact = click.option(
+    "--allow-inexact", is_flag=True, help="Also cut what normalisations take their statistics over."
+)
+head_dims = click.option("--head-dims", is_flag=True, help="Cut inside attention heads instead of whole heads.")
+
 runtime = several(
     click.option(
         "--provider",
@@ -118,8 +123,8 @@ selection = several(
         help="How groups are made comparable.",
     ),
     click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="For --criterion random."),
-    click.option("--allow-inexact", is_flag=True, help="Also cut what normalisations take their statistics over."),
-    click.option("--head-dims", is_flag=True, help="Cut inside attention heads instead of whole heads."),
+    allow_inexact,
+    head_dims,
     click.option(
         "--recover",
         type=click.Choice(["none", "auto"]),

@@ -18,6 +18,7 @@ from onnxprune.graph import Graph, Node
 from onnxprune.registry import Registry
 from onnxprune.shapeflow import Number, ShapeFlow
 from onnxprune.shapes import Shape
+from onnxprune.sizes import Size
 
 Index = NDArray[np.intp]
 
@@ -116,6 +117,7 @@ class SetInput:
 
     slot: int
     value: NDArray[Any]
+    computed: NDArray[np.bool_] | None = None  # where the node goes on with what the graph computes
 
 
 Edit = SetAttr | SetInput
@@ -269,6 +271,10 @@ class NodeView:
         """The value of an input that is a constant of the model, else None."""
         name = self.node.inputs[slot] if self.has(slot) else ""
         return self.graph.array(name) if name in self.graph.constants else None
+
+    def instance(self, size: Size) -> int:
+        """The size, or a stand-in for what is open in it."""
+        return self.flow.instance(size)
 
     def numbers(self, slot: int) -> tuple[Number, ...] | None:
         """The traced numbers of a shape input."""

@@ -22,7 +22,7 @@ from onnxprune.rules.base import (
 from onnxprune.rules.broadcast import tie_broadcast
 from onnxprune.rules.conv import conv, conv_group, conv_linear
 from onnxprune.rules.elementwise import broadcast, unary
-from onnxprune.rules.matmul import contract
+from onnxprune.rules.matmul import contract, gemm, gemm_linear
 
 MS = "com.microsoft::"
 
@@ -33,10 +33,18 @@ keeps_zero(
     slots=(1, 2, 3),
     when=lambda n: n.attrs.get("activation", "Relu") in ("Relu", "LeakyRelu", "Tanh"),
 )
-keeps_zero("any", f"{MS}FusedMatMul")
+keeps_zero("any", f"{MS}FusedMatMul", f"{MS}TransposeMatMul")
+keeps_zero(
+    "all",
+    f"{MS}FusedGemm",
+    slots=(1, 2),
+    when=lambda n: n.attrs.get("activation", "Relu") in ("Relu", "LeakyRelu", "Tanh"),
+)
 
 rule(f"{MS}Gelu", f"{MS}QuickGelu")(unary)
 rule(f"{MS}BiasGelu", f"{MS}FastGelu")(broadcast)
+rule(f"{MS}FusedGemm")(gemm)
+linear(f"{MS}FusedGemm")(gemm_linear)
 
 
 @rule(f"{MS}FusedConv")
@@ -60,7 +68,7 @@ def fused_conv_linear(n: NodeView) -> Linear | tuple[Linear, ...]:
     return conv_linear(n.as_op("Conv", (0, 1, 2)))
 
 
-@rule(f"{MS}FusedMatMul")
+@rule(f"{MS}FusedMatMul", f"{MS}TransposeMatMul")
 def fused_matmul(n: NodeView) -> Iterator[Constraint]:
     """alpha * op(A) x op(B), where op may swap the last two axes."""
     (a_rest, m, k), (b_rest, nb, kb) = _sides(n)
@@ -71,7 +79,7 @@ def fused_matmul(n: NodeView) -> Iterator[Constraint]:
         yield from tie_broadcast(n, rest, n.shape(slot)[:-2], n.ys()[:-2], n.out_shape()[:-2])
 
 
-@linear(f"{MS}FusedMatMul")
+@linear(f"{MS}FusedMatMul", f"{MS}TransposeMatMul")
 def fused_matmul_linear(n: NodeView) -> Linear:
     """MACs: rows x K x N."""
     (_, _, k), (_, nb, kb) = _sides(n)
@@ -112,3 +120,19 @@ def skip_layer_norm(n: NodeView) -> Iterator[Constraint]:
     for slot in range(2 if skip else 1, len(n.node.inputs)):
         if n.has(slot):
             yield Tie(n.x(slot, 0), n.x(0, last))
+
+
+@rule(f"{MS}EmbedLayerNormalization")
+def embed_layer_norm(n: NodeView) -> Iterator[Constraint]:
+    """Tables of words, positions and segments are summed up and normalised: they share their last axis."""
+    reason = "EmbedLayerNormalization takes its statistics over the axis"
+    tables = [slot for slot in (2, 3, 4) if n.has(slot)]
+    for slot in tables:
+        yield Lock(n.x(slot, 0), "a table is read by index")
+        yield Tie(n.x(slot, 1), n.y(2))
+    if not n.options.inexact:
+        yield Lock(n.y(2), reason, option="--allow-inexact")
+    for slot in (5, 6):
+        yield Tie(n.x(slot, 0), n.y(2))
+    if 2 in n.outputs():
+        yield Tie(n.y(2, 2), n.y(2))

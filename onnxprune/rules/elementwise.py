@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from onnxprune.rules.base import Constraint, NodeView, Tie, keeps_zero, rule
+from onnxprune.graph import Graph
+from onnxprune.rules.base import Constraint, Lock, NodeView, Tie, keeps_zero, rule
 from onnxprune.rules.broadcast import tie_broadcast
 
 UNARY = [
@@ -17,6 +18,7 @@ UNARY = [
     "Asinh",
     "Atan",
     "Atanh",
+    "BitwiseNot",
     "Cast",
     "Ceil",
     "Celu",
@@ -134,7 +136,8 @@ def _spans_zero(n: NodeView) -> bool:
 
 
 keeps_zero("all", "Clip", slots=(0,), when=_spans_zero)
-keeps_zero("all", "Pow", slots=(0,), when=lambda n: (power := n.const(1)) is not None and bool((power > 0).all()))
+# An exponent for each channel is zero where the channel is gone, and anything to the power of zero is one.
+keeps_zero("all", "Pow", slots=(0,), when=lambda n: (e := n.const(1)) is not None and e.size == 1 and bool(e.max() > 0))
 
 
 @rule(*UNARY)
@@ -142,6 +145,30 @@ def unary(n: NodeView) -> Iterator[Constraint]:
     """Every axis of the input goes with the same axis of the output."""
     for x, y in zip(n.xs(0), n.ys(), strict=True):
         yield Tie(x, y)
+    yield from _stay_finite(n)
+
+
+# Where a zero at an input makes a NaN or an infinity, which no zero weight behind it takes away.
+_NOT_AT_ZERO = {"Acosh": 0, "Log": 0, "Reciprocal": 0, "Div": 1, "Mod": 1}
+
+
+def _stay_finite(n: NodeView) -> Iterator[Constraint]:
+    slot = _NOT_AT_ZERO.get(n.node.op)
+    if n.node.op == "Pow" and (power := n.const(1)) is not None and not (power >= 0).all():
+        slot = 0
+    if slot is None or n.node.domain or _fixed(n.graph, n.node.inputs[slot]):
+        return
+    for dim in n.xs(slot):
+        if n.zero(dim):
+            yield Lock(dim, f"{n.node.op} of a removed index, which is zero, is no number")
+
+
+def _fixed(graph: Graph, name: str) -> bool:
+    """Whether a value is made of constants alone: a divisor that nobody sets to zero."""
+    made = graph.producer.get(name)
+    if name in graph.constants or made is None:
+        return name in graph.constants
+    return bool(made.inputs) and not made.captures and all(_fixed(graph, i) for i in made.inputs if i)
 
 
 @rule("CastLike")
@@ -169,3 +196,4 @@ def broadcast(n: NodeView) -> Iterator[Constraint]:
     for slot in range(len(n.node.inputs)):
         if n.has(slot):
             yield from tie_broadcast(n, n.xs(slot), n.shape(slot), n.ys(), n.out_shape())
+    yield from _stay_finite(n)

@@ -1,14 +1,13 @@
-"""Integer arithmetic: QLinearConv, QLinearMatMul, ConvInteger, MatMulInteger, DynamicQuantizeLinear, MatMulNBits.
+"""Integer arithmetic with weights: QLinearConv, QLinearMatMul, QGemm, ConvInteger, MatMulInteger and their kin.
 
 A removed weight slice is one at its zero point, which adds nothing: the ties are those of the float operators.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-
-import numpy as np
+from typing import TypeVar
 
 from onnxprune.rules.base import (
     Constraint,
@@ -18,7 +17,6 @@ from onnxprune.rules.base import (
     Linear,
     Lock,
     NodeView,
-    SetAttr,
     Tie,
     fixup,
     keeps_zero,
@@ -26,18 +24,24 @@ from onnxprune.rules.base import (
     rule,
 )
 from onnxprune.rules.conv import conv, conv_group, conv_linear
-from onnxprune.rules.matmul import matmul, matmul_linear
+from onnxprune.rules.matmul import gemm, gemm_linear, matmul, matmul_linear
 
+T = TypeVar("T")
 CONV = {"QLinearConv": (0, 3, 8), "ConvInteger": (0, 1)}
+GEMM = "com.microsoft::QGemm"
+NHWC = "com.microsoft::QLinearConv"
 MATMUL = {
     "QLinearMatMul": (0, 3),
     "MatMulInteger": (0, 1),
+    "com.microsoft::MatMulInteger16": (0, 1),
     "com.microsoft::DynamicQuantizeMatMul": (0, 1),
     "com.microsoft::MatMulIntegerToFloat": (0, 1),
 }
 # Slots of scales, zero points and biases that may run along the output channels.
 VECTORS = {
     "QLinearConv": (4, 5),
+    NHWC: (4, 5),
+    GEMM: (4, 5),
     "ConvInteger": (3,),
     "QLinearMatMul": (4, 5),
     "MatMulInteger": (3,),
@@ -84,8 +88,83 @@ def integer_matmul_linear(n: NodeView) -> Linear | tuple[Linear, ...]:
     return matmul_linear(n.as_op("MatMul", MATMUL[n.key]))
 
 
+@rule(NHWC)
+def channels_last_conv(n: NodeView) -> Iterator[Constraint]:
+    """As QLinearConv; the channels of X and Y may come last, those of W never do."""
+    yield from conv(_as_conv(n))
+    yield from _vectors(n, _as_conv(n).y(1))
+
+
+@fixup(NHWC)
+def channels_last_group(n: NodeView, kept: Kept) -> Iterator[Edit]:
+    """As Conv."""
+    yield from conv_group(_as_conv(n), kept)
+
+
+@linear(NHWC)
+def channels_last_linear(n: NodeView) -> Linear | tuple[Linear, ...]:
+    """As Conv; its bias is no place for floats."""
+    made = conv_linear(_as_conv(n))
+    assert isinstance(made, Linear)
+    return replace(made, bias=None, bias_slot=None)
+
+
+class _ChannelsLast(NodeView):
+    """A Conv whose X and Y have their channels last, as if they came second."""
+
+    def shape(self, slot: int) -> tuple[int | str | None, ...]:
+        """As of a Conv."""
+        return _second(super().shape(slot)) if slot == 0 else super().shape(slot)
+
+    def out_shape(self, slot: int = 0) -> tuple[int | str | None, ...]:
+        """As of a Conv."""
+        return _second(super().out_shape(slot))
+
+    def xs(self, slot: int) -> list[Dim]:
+        """As of a Conv."""
+        return list(_second(super().xs(slot)) if slot == 0 else super().xs(slot))
+
+    def ys(self, slot: int = 0) -> list[Dim]:
+        """As of a Conv."""
+        return list(_second(super().ys(slot)))
+
+    def x(self, slot: int, axis: int) -> Dim:
+        """As of a Conv."""
+        return self.xs(slot)[axis]
+
+    def y(self, axis: int, slot: int = 0) -> Dim:
+        """As of a Conv."""
+        return self.ys(slot)[axis]
+
+
+def _second(axes: Sequence[T]) -> tuple[T, ...]:
+    return (axes[0], axes[-1], *axes[1:-1])
+
+
+def _as_conv(n: NodeView) -> NodeView:
+    plain = n.as_op("Conv", (0, 3, 8))
+    if not n.attrs.get("channels_last", 0):
+        return plain
+    return _ChannelsLast(plain.graph, plain.flow, plain.node, plain.names, plain.options, plain.zero)
+
+
+@rule(GEMM)
+def integer_gemm(n: NodeView) -> Iterator[Constraint]:
+    """As Gemm; scales and zero points of B per tensor or per column."""
+    yield from gemm(n.as_op("Gemm", (0, 3, 6)))
+    yield from _vectors(n, n.y(1))
+
+
+@linear(GEMM)
+def integer_gemm_linear(n: NodeView) -> Linear | tuple[Linear, ...]:
+    """As Gemm; its bias is no place for floats."""
+    made = gemm_linear(n.as_op("Gemm", (0, 3, 6)))
+    assert isinstance(made, Linear)
+    return replace(made, bias=None, bias_slot=None)
+
+
 def _vectors(n: NodeView, y: Dim) -> Iterator[Constraint]:
-    for slot in VECTORS[n.key]:
+    for slot in VECTORS.get(n.key, ()):
         if n.has(slot) and len(n.shape(slot)) == 1 and n.shape(slot) != (1,):
             yield Tie(n.x(slot, 0), y)
 
@@ -97,30 +176,3 @@ def dynamic_quantize(n: NodeView) -> Iterator[Constraint]:
         yield Tie(x, y)
         if not n.zero(x):
             yield Lock(x, "DynamicQuantizeLinear takes the range of the whole tensor")
-
-
-@rule("com.microsoft::MatMulNBits")
-def matmul_nbits(n: NodeView) -> Iterator[Constraint]:
-    """Rows of B (output channels) are whole bytes and can go; the contracted axis is packed in blocks."""
-    rows = n.attrs["N"]
-    for x, y in zip(n.xs(0)[:-1], n.ys()[:-1], strict=True):
-        yield Tie(x, y)
-    yield Lock(n.x(0, -1), "the weights are packed along the axis")
-    yield Tie(n.x(1, 0), n.y(-1))
-    for slot in (2, 3, 5):  # scales and zero points: some per row, flat or not; bias
-        if not n.has(slot):
-            continue
-        size = n.shape(slot)[0]
-        if isinstance(size, int) and size > rows and size % rows == 0:
-            index = np.arange(size)
-            yield Tie(n.x(slot, 0), n.y(-1), index, index // (size // rows))
-        else:
-            yield Tie(n.x(slot, 0), n.y(-1))
-
-
-@fixup("com.microsoft::MatMulNBits")
-def nbits_rows(n: NodeView, kept: Kept) -> Iterator[Edit]:
-    """The rows that remain."""
-    remaining = kept(n.y(-1)).size
-    if remaining != n.attrs["N"]:
-        yield SetAttr("N", remaining)

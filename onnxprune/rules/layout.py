@@ -15,12 +15,11 @@ from onnxprune.rules.base import (
     SetInput,
     Sized,
     Tie,
-    Unknown,
     fixup,
     keeps_zero,
     rule,
-    size_of,
 )
+from onnxprune.sizes import LARGEST, factor
 
 keeps_zero("all", "Transpose", "Expand", "Tile", slots=(0,))
 
@@ -52,24 +51,24 @@ def expand(n: NodeView) -> Iterator[Constraint]:
 @rule("Tile")
 def tile(n: NodeView) -> Iterator[Constraint]:
     """An axis is repeated as a whole: all copies of an index go together."""
-    repeats = n.ints(1)
-    if repeats is None:
-        raise Unknown("the repeats are computed")
-    for axis, count in enumerate(repeats):
-        size, x, y = n.shape(0)[axis], n.x(0, axis), n.y(axis)
-        if count == 1:
+    for axis, (size, whole) in enumerate(zip(n.shape(0), n.out_shape(), strict=True)):
+        x, y = n.x(0, axis), n.y(axis)
+        if size == whole:
             yield Tie(x, y)
         elif size == 1:
-            yield Tie(y, y)
+            yield Tie(y, y) if n.ints(1) is not None else Lock(y, "the repeats are computed")
+        elif isinstance(size, int) and whole and factor(whole) % size == 0 and n.instance(whole) <= LARGEST:
+            index = np.arange(n.instance(whole))
+            yield Tie(y, x, index, index % size)
         else:
-            index = np.arange(size_of(size, "a tiled axis") * count)
-            yield Tie(y, x, index, index % (index.size // count))
+            yield Lock(x, "the repeats are computed")
+            yield Lock(y, "the repeats are computed")
 
 
 @fixup("Tile")
 def tile_repeats(n: NodeView, kept: Kept) -> Iterator[Edit]:
     """An axis of size one is repeated as often as indices remain."""
-    repeats = n.ints(1) or []
+    repeats = n.ints(1) or []  # where they are computed, no axis of size one is repeated and cut
     new = [kept(n.y(a)).size if n.shape(0)[a] == 1 else r for a, r in enumerate(repeats)]
     if new != repeats:
         yield SetInput(1, np.array(new, dtype=np.int64))
@@ -79,8 +78,9 @@ def tile_repeats(n: NodeView, kept: Kept) -> Iterator[Edit]:
 def no_constraint(n: NodeView) -> Iterator[Constraint]:
     """A Constant ties nothing; the sizes that Shape reads are followed by the shape arithmetic."""
     if n.node.op == "Shape":
+        private = n.names[0] != n.node.inputs[0]  # a vector with other readers: this one's copy says how large it was
         for dim in n.xs(0):
-            yield Tie(dim, dim)
+            yield Lock(dim, "the size of a shared constant is read") if private else Tie(dim, dim)
     else:
         for dim in n.ys():
             yield Tie(dim, dim)

@@ -7,7 +7,7 @@ an alternative: the axes that contain it lose those indices, every other axis of
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise, takewhile
 from math import prod
@@ -16,8 +16,8 @@ from operator import mul
 import numpy as np
 
 from onnxprune.rules.base import Alternative, Choice, Constraint, Dim, Index, Lock, NodeView, Tie
+from onnxprune.sizes import LARGEST, Size, factor, product, quotient
 
-Size = int | str | None
 REGROUPED = "Reshape merges or splits it with an axis that is cut"
 OPEN = "Reshape regroups an axis of open size; give --shape"
 
@@ -32,7 +32,7 @@ class Block:
 
 def regroup(n: NodeView) -> Iterator[Constraint]:
     """Ties and choices between the axes of input 0 and output 0. Axes of size one carry nothing."""
-    shape, out = n.shape(0), n.out_shape()
+    shape, out = _sizes(n.xs(0), n.shape(0)), _sizes(n.ys(), n.out_shape())
     for dim, size in (*zip(n.xs(0), shape, strict=True), *zip(n.ys(), out, strict=True)):
         if size == 1:
             yield Lock(dim, "an axis of size one")
@@ -48,6 +48,11 @@ def regroup(n: NodeView) -> Iterator[Constraint]:
             continue
         for dim in (*xs, *ys):
             yield Lock(dim, OPEN)
+
+
+def _sizes(dims: Sequence[Dim], shape: Sequence[int | str | None]) -> list[Size]:
+    """A shape in which what is not known has a name of its own."""
+    return [f"{dim.value}[{dim.axis}]" if size is None else size for dim, size in zip(dims, shape, strict=True)]
 
 
 def blocks(x: Sequence[Size], y: Sequence[Size]) -> list[Block]:
@@ -67,7 +72,7 @@ def _runs(xs: Sequence[int], ys: Sequence[int], x: Sequence[Size], y: Sequence[S
     found: list[Block] = []
     i = j = 0
     while i < len(xs) and j < len(ys):
-        if x[xs[i]] == y[ys[j]] and x[xs[i]] is not None:
+        if x[xs[i]] == y[ys[j]]:
             found.append(Block((xs[i],), (ys[j],)))
             i, j = i + 1, j + 1
             continue
@@ -80,17 +85,13 @@ def _runs(xs: Sequence[int], ys: Sequence[int], x: Sequence[Size], y: Sequence[S
 
 
 def _run(xs: Sequence[int], ys: Sequence[int], x: Sequence[Size], y: Sequence[Size]) -> Block | None:
-    """The shortest runs with the same product of known sizes."""
+    """The shortest runs with the same product."""
     i = j = 1
     while True:
-        a, b = [x[k] for k in xs[:i]], [y[k] for k in ys[:j]]
-        known_a, known_b = [s for s in a if isinstance(s, int)], [s for s in b if isinstance(s, int)]
-        if len(known_a) != len(a) or len(known_b) != len(b):
-            return None
-        left, right = prod(known_a), prod(known_b)
+        left, right = product(x[k] for k in xs[:i]), product(y[k] for k in ys[:j])
         if left == right:
             return Block(tuple(xs[:i]), tuple(ys[:j]))
-        if left < right:
+        if _shorter(left, right):
             i += 1
         else:
             j += 1
@@ -98,24 +99,47 @@ def _run(xs: Sequence[int], ys: Sequence[int], x: Sequence[Size], y: Sequence[Si
             return None
 
 
+def _shorter(a: Size, b: Size) -> bool:
+    """Which of two products to extend: the one that divides the other, or else the smaller."""
+    if isinstance(a, int) and isinstance(b, int):
+        return a < b
+    return quotient(b, a) is not None or (quotient(a, b) is None and factor(a) < factor(b))
+
+
 def _choice(
     n: NodeView, xs: Sequence[Dim], ys: Sequence[Dim], x_sizes: Sequence[Size], y_sizes: Sequence[Size]
 ) -> Choice | None:
-    x_known = [s for s in x_sizes if isinstance(s, int)]
-    y_known = [s for s in y_sizes if isinstance(s, int)]
     if not xs or not ys:
         return None
-    if len(x_known) < len(xs) or len(y_known) < len(ys):
+    if product(x_sizes) != product(y_sizes):
         return _outer_choice(n, xs, ys, x_sizes, y_sizes)
-    if prod(x_known) != prod(y_known):
+    ends = _chain([1, *accumulate(reversed(x_sizes), _times), *accumulate(reversed(y_sizes), _times)])
+    if ends is None:
         return None
-    ends = sorted({1, *accumulate(reversed(x_known), mul), *accumulate(reversed(y_known), mul)})
-    if any(b % a for a, b in pairwise(ends)):
+    # Factors from the innermost out: (stride, size). What is open cannot be cut, only what lies beside it.
+    factors = [(n.instance(a), quotient(b, a)) for a, b in pairwise(ends)]
+    dims = [*_spans(n, xs, x_sizes), *_spans(n, ys, y_sizes)]
+    if any(
+        length > LARGEST
+        for (_, _, length), size in zip(dims, (*x_sizes, *y_sizes), strict=True)
+        if isinstance(size, str)
+    ):
         return None
-    dims = [*_spans(xs, x_known), *_spans(ys, y_known)]
-    # Factors from the innermost out: (stride, size).
-    factors = [(a, b // a) for a, b in pairwise(ends)]
-    return Choice(tuple(_cut(n, dims, s, f) for s, f in factors), tuple(d for d, _, _ in dims))
+    ways = [_cut(n, dims, stride, size) for stride, size in factors if isinstance(size, int)]
+    return Choice(tuple(ways), tuple(d for d, _, _ in dims)) if ways else None
+
+
+def _chain(ends: Iterable[Size]) -> list[Size] | None:
+    """Sizes in an order in which each divides the next, or None."""
+    found: list[Size] = []
+    for end in set(ends):
+        at = sum(quotient(end, f) is not None for f in found)
+        found.insert(at, end)
+    return found if all(quotient(b, a) is not None for a, b in pairwise(found)) else None
+
+
+def _times(a: Size, b: Size) -> Size:
+    return product([a, b])
 
 
 def _outer_choice(
@@ -143,10 +167,11 @@ def _outer_choice(
     return Choice(tuple(replace(w, constraints=w.constraints + inner) for w in ways), (*xs, *ys))
 
 
-def _spans(dims: Sequence[Dim], sizes: Sequence[int]) -> list[tuple[Dim, int, int]]:
+def _spans(n: NodeView, dims: Sequence[Dim], sizes: Sequence[Size]) -> list[tuple[Dim, int, int]]:
     """Each dim with its stride in the block and its size."""
-    strides = [*accumulate(reversed(sizes), mul, initial=1)][:-1][::-1]
-    return list(zip(dims, strides, sizes, strict=True))
+    lengths = [n.instance(s) for s in sizes]
+    strides = [*accumulate(reversed(lengths), mul, initial=1)][:-1][::-1]
+    return list(zip(dims, strides, lengths, strict=True))
 
 
 def _cut(n: NodeView, dims: Sequence[tuple[Dim, int, int]], stride: int, size: int) -> Alternative:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from onnxprune.rules.base import Constraint, Lock, NodeView, Sized, Tie, Unknown, keeps_zero, rule
 from onnxprune.rules.regroup import regroup
-from onnxprune.shapeflow import Number, SizeOf
+from onnxprune.shapeflow import Leaf, Number, SizeOf
 
 keeps_zero("all", "Reshape", "Flatten", "Squeeze", "Unsqueeze", slots=(0,))
 
@@ -17,14 +17,16 @@ def reshape(n: NodeView) -> Iterator[Constraint]:
     yield from regroup(n)
     numbers = n.numbers(1)
     copies = not n.attrs.get("allowzero", 0)
+    computed = n.const(1) is None  # what takes its place is written for zeros that copy
     for axis, y in enumerate(n.ys()):
         if numbers is None:
             yield Lock(y, "the target shape is computed")
             continue
         number = numbers[axis]
-        if number.value == 0 and copies:
+        ours = computed and number.source == Leaf(n.node.index, 1, axis)
+        if number.value == 0 and (copies or ours):
             yield from _copied(n, axis)
-        elif number.value != -1:
+        if number.value not in (0, -1) or ours:
             yield Sized(y, number)
 
 

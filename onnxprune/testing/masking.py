@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
+from onnxprune.edits import is_added
 from onnxprune.plan import Plan
 
 # Where integer ops read a weight, and its zero points with the axis along which those run (None: an attribute).
@@ -41,7 +42,8 @@ def mask(original: ModelProto, plan: Plan, pruned: ModelProto) -> ModelProto:
     for copy, source in plan.splits.items():
         model.graph.initializer.add().CopyFrom(held[source])
         model.graph.initializer[-1].name = copy
-    for node, cut_node in zip(model.graph.node, pruned.graph.node, strict=True):
+    same = [n for n in pruned.graph.node if not is_added(n)]
+    for node, cut_node in zip(model.graph.node, same, strict=True):
         for slot, name in enumerate(cut_node.input[: len(node.input)]):
             if name in plan.splits:
                 node.input[slot] = name

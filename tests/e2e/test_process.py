@@ -129,7 +129,7 @@ def test_a_terminal_sees_progress_and_colour_and_a_pipe_does_not(folder: Path) -
 
 
 def test_a_bug_is_one_line_and_its_traceback_an_environment_variable(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("first\nsecond")
 
     monkeypatch.setattr("onnxprune.pipeline.inspect", broken)

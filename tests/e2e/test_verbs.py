@@ -14,7 +14,6 @@ from onnx import numpy_helper
 from onnxprune import __version__
 from onnxprune.runtime import run as infer
 from onnxprune.runtime import session
-from onnxprune.testing import Builder
 
 if TYPE_CHECKING:
     from tests.e2e.conftest import Run
@@ -172,60 +171,6 @@ def test_apply_takes_a_reexport_with_other_weights(run: Run) -> None:
     onnx.save(model, "retrained.onnx")
     assert run("apply", "retrained.onnx", "plan.json", "-o", "again.onnx", "--bench-seconds", 0).exit_code == 0
     assert shapes("again.onnx") == shapes("small.onnx")
-
-
-# inspect
-
-
-def test_inspect_shows_groups_and_locks(run: Run) -> None:
-    result = run("inspect", "net.onnx")
-    assert result.exit_code == 0
-    for word in ("can be cut", "groups", "stem", "wide", "locked", "a graph output", "a graph input"):
-        assert word in result.stdout
-    assert all(len(line) <= 80 for line in result.stdout.splitlines())
-
-
-def test_inspect_shortens_long_lists_unless_all_is_asked(run: Run) -> None:
-    b = Builder()
-    y = b.input("x", 1, 3, 8, 8)
-    for layer in range(20):
-        y = b.op("Relu", b.conv(y, 8, name=f"a_rather_long_name_of_a_layer_that_would_not_fit_{layer}_weight"))
-    onnx.save(b.model(b.conv(y, 4, name="last")), "deep.onnx")
-    short, full = run("inspect", "deep.onnx").stdout, run("inspect", "deep.onnx", "--all").stdout
-    assert "... and 8 more (--all)" in short
-    assert "  ..." in short and "_layer_that_would_not_fit_" in short
-    assert "more" not in full and full.replace("\n", "").count("_weight") >= 20
-
-
-def test_inspect_json_holds_every_group(run: Run) -> None:
-    record = json.loads(run("inspect", "net.onnx", "--json", "-").stdout)
-    assert {g["name"] for g in record["groups"]} == {"stem", "wide"}
-    assert 0 < record["cuttable"]["macs"] <= 1
-    run("inspect", "net.onnx", "--json", "record.json")
-    assert json.loads(Path("record.json").read_text()) == record
-
-
-def test_inspect_says_what_an_open_size_does_to_the_figures(run: Run) -> None:
-    b = Builder()
-    y = b.conv(b.input("x", "N", 3, "height", "width"), 8, name="w1")
-    onnx.save(b.model(b.conv(y, 4, name="w2")), "open.onnx")
-    assert "MACs count open sizes as 1: x [N, 3, height, width]; give --shape" in run("inspect", "open.onnx").stdout
-    shaped = run("inspect", "open.onnx", "--shape", "x=1x3x16x16")
-    assert "MACs count" not in shaped.stdout
-
-
-def test_inspect_names_the_option_that_opens_a_lock(run: Run) -> None:
-    b = Builder()
-    y = b.op("Transpose", b.conv(b.input("x", 1, 3, 8, 8), 16, name="w1"), perm=[0, 2, 3, 1])
-    y = b.op("LayerNormalization", y, b.near_one(16), b.weight(16))
-    y = b.conv(b.op("Transpose", y, perm=[0, 3, 1, 2]), 4, name="w2")
-    onnx.save(b.model(y), "norm.onnx")
-    assert "--allow-inexact opens it" in " ".join(run("inspect", "norm.onnx").stdout.split())
-    inexact = run("prune", "norm.onnx", "-o", "small.onnx", *FAST, "--allow-inexact", "--plan", "plan.json")
-    assert inexact.exit_code == 0, inexact.stderr
-    assert shapes("small.onnx")["w1"][0] < 16
-    again = run("apply", "norm.onnx", "plan.json", "-o", "again.onnx", "--bench-seconds", 0)
-    assert again.exit_code == 0, again.stderr
 
 
 # bench and list

@@ -99,7 +99,7 @@ def prove(model: ModelProto, mode: str, seed: int, shrink: Shrink, all_of_them: 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("seed", range(12))
 def test_random_networks(seed: int, mode: str, shrink: Shrink) -> None:
-    model = script("tools/random_graphs.py").grow(Random(seed), None)
+    model = script("tools/fuzz.py").grow(Random(seed))
     prove(model, mode, seed, shrink, all_of_them=False)
 
 

@@ -2,8 +2,10 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 
+from onnxprune import couple, load
 from onnxprune.rules.base import Options
 from onnxprune.testing import Builder, prove
 
@@ -67,6 +69,46 @@ def test_fused_matmul(trans_a: int, trans_b: int) -> None:
     result = prove(b.model(last(b, b.declare(y, 2, 5, 6), 6)))
     assert result.choices("w1", 1) == result.choices("w", trans_b) == [8]
     assert result.choices("w", 1 - trans_b) == result.choices("w2") == [6]
+
+
+@pytest.mark.parametrize("activation", ["Relu", "Sigmoid", "LeakyRelu"])
+@pytest.mark.parametrize("trans_b", [0, 1])
+def test_fused_gemm(trans_b: int, activation: str) -> None:
+    b = builder()
+    y = b.gemm(b.input("x", 5, 3), 8, name="w1")
+    w = b.weight(*((6, 8) if trans_b else (8, 6)), name="w")
+    extra = {"activation_alpha": 0.1} if activation == "LeakyRelu" else {}
+    y = b.op(f"{MS}FusedGemm", y, w, b.weight(6, name="bias"), transB=trans_b, activation=activation, **extra)
+    result = prove(b.model(b.gemm(b.declare(y, 5, 6), 4, "w2")))
+    assert result.choices("w1") == result.choices("w", trans_b) == [8]
+    assert result.choices("w", 1 - trans_b) == result.choices("bias") == result.choices("w2", 1) == [6]
+
+
+def test_transposed_matmul() -> None:
+    b = builder()
+    y = b.op(f"{MS}TransposeMatMul", tokens(b), b.weight(6, 8, name="w"), transB=1)
+    result = prove(b.model(last(b, b.declare(y, 2, 5, 6), 6)))
+    assert result.choices("w1", 1) == result.choices("w", 1) == [8]
+    assert result.choices("w") == result.choices("w2") == [6]
+
+
+@pytest.mark.parametrize("segments", [False, True])
+def test_embeddings(segments: bool) -> None:
+    """Words, positions and segments, summed up and normalised."""
+    b = builder()
+    ids = b.input("ids", 2, 5, dtype=np.int32)
+    tables = [b.weight(9, 8, name="words", fan=1), b.weight(7, 8, name="places", fan=1)]
+    kinds = [b.const(np.array([[0, 1, 1, 0, 1]] * 2, np.int32)) if segments else None]
+    extra = [b.weight(2, 8, name="segments", fan=1) if segments else None, b.near_one(8, name="gamma"), b.weight(8)]
+    y, _ = b.ops(f"{MS}EmbedLayerNormalization", ids, *kinds, *tables, *extra, outputs=2)
+    y = b.op("Tanh", last(b, b.declare(y, 2, 5, 8)))
+    model = b.model(b.op("MatMul", y, b.weight(4, 2, name="w3")))
+    result = prove(model)
+    assert result.reason("words", 1) == "EmbedLayerNormalization takes its statistics over the axis"
+    assert result.reason("words") == "a table is read by index"
+    assert result.choices("w2", 1) == [4]
+    opened = couple(load(model), Options(inexact=True)).groups
+    assert {m.constant for g in opened for m in g.members} >= {"words", "places", "gamma"}
 
 
 def test_fused_matmul_of_computed_tensors() -> None:

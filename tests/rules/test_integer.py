@@ -1,10 +1,9 @@
-"""Integer arithmetic: QLinearConv and its kin, and 4-bit matrices."""
+"""Integer arithmetic: QLinearConv and its kin."""
 
 from typing import Any
 
 import numpy as np
 import pytest
-from onnx import ModelProto
 
 from onnxprune.testing import Builder, OracleResult, prove
 
@@ -132,24 +131,3 @@ def test_matmul_integer_to_float(count: int | None) -> None:
     rest = scales(b, "w.scale", count), np.array(128, np.uint8), points(b, "w.zero", count), b.weight(6, name="bias")
     y = b.op("com.microsoft::MatMulIntegerToFloat", tokens(b), integers(b, "w", 8, 6), HIGH, *rest)
     finish(b, b.declare(y, 2, 5, 6))
-
-
-def nbits(flat: bool, zero: bool) -> ModelProto:
-    """MatMul `w1`, a 4-bit matrix `w` of 6 rows and 64 columns in blocks of 32, MatMul `w2`."""
-    b = Builder(**MICROSOFT)
-    y = b.op("MatMul", b.input("x", 2, 5, 3), b.weight(3, 64, name="w1", fan=3))
-    w = b.const(b.rng.integers(0, 256, (6, 2, 16)).astype(np.uint8), "w")
-    scale = b.const(b.rng.uniform(0.01, 0.02, 12 if flat else (6, 2)).astype(np.float32), "w.scale")
-    packed = b.rng.integers(0, 256, 6 if flat else (6, 1)).astype(np.uint8)
-    rest = [b.const(packed, "w.zero")] if zero else []
-    y = b.op("com.microsoft::MatMulNBits", y, w, scale, *rest, K=64, N=6, bits=4, block_size=32)
-    return b.model(b.op("MatMul", b.declare(y, 2, 5, 6), b.weight(6, 4, name="w2")))
-
-
-@pytest.mark.parametrize("zero", [False, True], ids=["no zero point", "zero point"])
-@pytest.mark.parametrize("flat", [False, True], ids=["rows", "flat"])
-def test_matmul_nbits_loses_rows(flat: bool, zero: bool) -> None:
-    result = prove(nbits(flat, zero))
-    assert result.choices("w") == result.choices("w2") == [6]
-    assert result.shape("w.scale") == ((6,) if flat else (3, 2))
-    assert result.reason("w1", 1) == "the weights are packed along the axis"

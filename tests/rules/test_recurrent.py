@@ -4,6 +4,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx import ModelProto
+from onnx.reference import ReferenceEvaluator
 
 from onnxprune.rules.recurrent import GATES
 from onnxprune.testing import Builder, OracleResult, prove
@@ -131,3 +133,63 @@ def test_stacked_layers_with_a_batch_first_transpose() -> None:
     result = prove(b.model(b.op("MatMul", y, b.weight(8, 3, name="out"))))
     assert result.choices("r0", 2) == result.choices("w1", 2) == [4]
     assert result.choices("r1", 2) == result.choices("out") == [4]
+
+
+def by_the_book(model: ModelProto, feeds: Any) -> list[dict[str, Any]]:
+    run = ReferenceEvaluator(model)
+    return [dict(zip(run.output_names, run.run(None, feed), strict=True)) for feed in feeds]
+
+
+@pytest.mark.parametrize("kind", GATES)
+def test_batch_first(kind: str) -> None:
+    """ONNX Runtime has no kernel for this layout; ONNX's reference has."""
+    b = Builder()
+    w, r = b.weight(1, GATES[kind] * 4, 6, name="w", fan=6), b.weight(1, GATES[kind] * 4, 4, name="r", fan=4)
+    x = b.op("MatMul", b.input("x", BATCH, SEQUENCE, 3), b.weight(3, 6, name="w1", fan=3))
+    start = b.weight(BATCH, 1, 4, name="start", fan=4)
+    y, last = b.ops(kind, x, w, r, None, None, start, hidden_size=4, layout=1, outputs=2)
+    b.declare(y, BATCH, SEQUENCE, 1, 4)
+    b.declare(last, BATCH, 1, 4)
+    out = b.op("MatMul", b.op("Squeeze", y, [2]), b.weight(4, 3, name="w2"))
+    end = b.op("MatMul", b.op("Squeeze", last, [1]), b.weight(4, 3, name="w3"))
+    result = prove(b.model(out, end), evaluate=by_the_book)
+    assert result.choices("r", 2) == result.choices("w2") == result.choices("start", 2) == [4]
+    assert result.choices("w1", 1) == [6]
+
+
+def quantised(b: Builder, y: str, columns: bool, **attrs: Any) -> list[str]:
+    """DynamicQuantizeLSTM of six inputs and four units."""
+    ways = 2 if attrs.get("direction") == "bidirectional" else 1
+    weights = [
+        b.const(b.rng.integers(-127, 128, (ways, n, 16)).astype(np.int8), name) for n, name in ((6, "w"), (4, "r"))
+    ]
+    shape = (ways, 16) if columns else (ways,)
+    scales = [b.const(b.rng.uniform(0.004, 0.006, shape).astype(np.float32), f"{name}.scale") for name in "wr"]
+    points = [np.zeros(shape, np.int8)] * 2
+    rest = [scales[0], points[0], scales[1], points[1]]
+    bias = b.weight(ways, 32, name="b", fan=9)
+    kind = "com.microsoft::DynamicQuantizeLSTM"
+    outputs = b.ops(kind, y, *weights, bias, None, None, None, None, *rest, hidden_size=4, outputs=3, **attrs)
+    b.declare(outputs[0], SEQUENCE, ways, BATCH, 4)
+    return [outputs[0], *(b.declare(state, ways, BATCH, 4) for state in outputs[1:])]
+
+
+@pytest.mark.parametrize("direction", ["forward", "bidirectional"])
+@pytest.mark.parametrize("columns", [False, True], ids=["one scale", "a scale for each gate row"])
+def test_quantised(columns: bool, direction: str) -> None:
+    b = Builder(**{"com.microsoft": 1})
+    x = b.op("MatMul", b.input("x", SEQUENCE, BATCH, 3), b.weight(3, 6, name="w1", fan=3))
+    y, _, _ = quantised(b, x, columns, direction=direction)
+    y = b.op("Squeeze", b.op("Slice", y, [0], [1], [1]), [1])
+    result = prove(b.model(b.op("MatMul", y, b.weight(4, 3, name="w2"))))
+    assert result.choices("r", 1) == result.choices("w", 2) == result.choices("b", 1) == result.choices("w2") == [4]
+    assert result.choices("w1", 1) == result.choices("w", 1) == [6]
+
+
+def test_a_range_that_spans_what_is_not_zero_locks() -> None:
+    b = Builder(**{"com.microsoft": 1})
+    x = b.op("Sigmoid", b.op("MatMul", b.input("x", SEQUENCE, BATCH, 3), b.weight(3, 6, name="w1", fan=3)))
+    y, _, _ = quantised(b, x, False, activations=["Sigmoid"] * 3)
+    result = prove(b.model(b.op("MatMul", b.op("Squeeze", y, [1]), b.weight(4, 3, name="w2"))))
+    assert result.reason("w", 1) == "DynamicQuantizeLSTM takes the range of the whole tensor"
+    assert result.reason("r", 1).startswith("DynamicQuantizeLSTM takes the range of the whole state")

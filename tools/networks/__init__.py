@@ -1,6 +1,20 @@
-"""Random networks over every kind of operator that has a rule; `tools/random_graphs.py` prunes thousands of them."""
+"""Random networks over every kind of operator that has a rule; `tools/fuzz.py` prunes thousands of them."""
 
-from tools.networks import channels, layers, mixing, pointwise
-from tools.networks.grower import Grower, grow
+from tools.networks import (
+    attention,
+    by_index,
+    channels,
+    fused,
+    layers,
+    mixing,
+    places,
+    pointwise,
+    quantised,
+    stateful,
+    tokens,
+)
+from tools.networks.feeds import feeds
+from tools.networks.grower import KINDS, STEPS, Grower, grow
 
-__all__ = ["Grower", "channels", "grow", "layers", "mixing", "pointwise"]
+__all__ = ["KINDS", "STEPS", "Grower", "attention", "by_index", "channels", "feeds", "fused", "grow", "layers"]
+__all__ += ["mixing", "places", "pointwise", "quantised", "stateful", "tokens"]

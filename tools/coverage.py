@@ -1,9 +1,11 @@
 """Prune many models and prove each cut: which are exact, how deep the cut goes, and what locks the rest.
 
-Usage: python tools/sweep.py FILE_OR_FOLDER... [--target channels=0.5] [--jobs 2] [--resume results.jsonl]
+Usage: python tools/coverage.py FILE_OR_FOLDER... [--target channels=0.5] [--jobs 2] [--resume results.jsonl]
+       python tools/coverage.py --resume results.jsonl --page docs/coverage.md
 
 Every model runs in a process of its own. It is cut, checked by ONNX and by ONNX Runtime, and compared with
-the original whose removed weights are zero. A model that fails is a row, too: its error's last line.
+the original whose removed weights are zero. A model that fails is a row, too: its error's last line. The file of
+`--resume` keeps the rows; `--page` makes a page of those for the given target, of all of them where no model is named.
 """
 
 from __future__ import annotations
@@ -15,22 +17,24 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+# The root in place of this folder, whose `coverage` must not stand in for the package of that name.
+HERE = Path(__file__).resolve().parent
+sys.path[:] = [str(HERE.parent), *(place for place in sys.path if Path(place).resolve() != HERE)]
 
-Row = dict[str, Any]
-# Outputs for two inputs must differ by this many times the parity, or parity says little about a model.
-ALIVE = 100
+from tools.coverage_page import Row, histogram, page, state, states  # noqa: E402
+
 LOCKS = 12  # kept per model
 
 
 def examine(path: Path, target: str, scope: str, align: int, shapes: dict[str, tuple[int, ...]]) -> Row:
     """Prune one model and compare it with its masked original."""
-    from onnxprune import Limits, Options, allocate, couple, cut, load, make_plan, mask, parse_target, score
+    from onnxprune import Limits, Options, allocate, bodies, couple, cut, load, make_plan, mask, parse_target, score
     from onnxprune.cost import macs
+    from onnxprune.errors import OnnxPruneError
     from onnxprune.groups import summary as count
 
     start = time.perf_counter()
@@ -38,23 +42,58 @@ def examine(path: Path, target: str, scope: str, align: int, shapes: dict[str, t
     coupled = couple(source, Options(align=align))
     removed = allocate(coupled, score(coupled, "l2"), parse_target(target), scope, Limits(align))
     model = cut(coupled, make_plan(coupled, removed), removed)
-    row: Row = {"seconds": time.perf_counter() - start}
+    row: Row = {"seconds": time.perf_counter() - start, "exporter": exporter(source.proto), "family": family(source)}
     counts = count(coupled)
     row |= {"nodes": len(source.nodes), "groups": counts["groups"], "units": counts["units"]}
     row |= {"params": counts["params"], "cuttable": counts["cuttable_params"] / max(1, counts["params"])}
-    row["params_kept"] = _elements(load(model)) / max(1, counts["params"])
+    row["params_kept"] = bodies.total(load(model)) / max(1, counts["params"])
     gone = _per_group(coupled, removed)
     work = macs(coupled)
     row["macs_kept"] = work(gone) / work.before if work.before else 1.0
-    locks = Counter[tuple[str, str]]()
+    row["locks"] = [[*key, n / max(1, counts["params"])] for key, n in _locks(coupled).most_common(LOCKS)]
+    try:
+        return row | _verdict(model, mask(coupled, removed), shapes)
+    except OnnxPruneError as error:  # no inputs are known on which it runs, say
+        return row | {"unproved": str(error)}
+
+
+def _locks(coupled: Any) -> Counter[tuple[str, str]]:
+    """Parameters behind each operator and reason; a tensor counts once for each."""
+    tensors: dict[tuple[str, str, str], int] = {}
     for lock in coupled.locked:
-        locks[lock.op, lock.reason] += lock.params
-    row["locks"] = [[op, why, n / max(1, counts["params"])] for (op, why), n in locks.most_common(LOCKS)]
-    return row | _verdict(model, mask(coupled, removed), shapes)
+        key = (lock.op, lock.reason, lock.value)
+        tensors[key] = max(tensors.get(key, 0), lock.params)
+    sums = Counter[tuple[str, str]]()
+    for (op, why, _), params in tensors.items():
+        sums[op, why] += params
+    return sums
 
 
-def _elements(graph: Any) -> int:
-    return sum(graph.size(name) for name in graph.parameters)
+def exporter(model: Any) -> str:
+    """Who wrote a file: `pytorch 2.13 (dynamo)`."""
+    name = " ".join([model.producer_name, *[".".join(model.producer_version.split("+")[0].split(".")[:2])]]).strip()
+    if model.producer_name != "pytorch":
+        return name
+    dynamo = any(p.key.startswith(("namespace", "pkg.torch")) for n in model.graph.node for p in n.metadata_props)
+    return f"{name} ({'dynamo' if dynamo else 'torchscript'})"
+
+
+def family(graph: Any) -> str:
+    """What kind of network it is, by its operators; a ViT's one convolution makes patches."""
+    if not graph.parameters:
+        return "Other"
+    ops = Counter(node.op for node in graph.nodes)
+    fused = sum(number for op, number in ops.items() if "Attention" in op)
+    computed = sum(
+        node.op == "MatMul" and not any(name in graph.constants for name in node.inputs) for node in graph.nodes
+    )
+    attends = fused or min(ops["Softmax"], computed) >= 2
+    convolves = sum(number for op, number in ops.items() if "Conv" in op)
+    if attends:
+        return "Convolutions and attention" if convolves > 2 else "Attention"
+    if ops["LSTM"] + ops["GRU"] + ops["RNN"]:
+        return "Recurrent"
+    return "Convolutions" if convolves > 1 else "Dense layers"
 
 
 def _per_group(coupled: Any, removed: Any) -> Any:
@@ -114,36 +153,23 @@ def line(row: Row) -> str:
     name = Path(row["model"]).name.removesuffix(".onnx")[:38]
     if "error" in row:
         return f"{name:38} FAILED  {row['error'][:150]}"
-    state = "exact" if row["exact"] else "WRONG"
-    if not row["exact"] and row["parity"] and row["noise"] and row["parity"] < 10 * row["noise"]:
-        state = "noisy"  # so is the masked original against itself
-    still = row["alive"] is not None and row["alive"] <= ALIVE * (row["parity"] or 0.0)
-    if row["exact"] and (row["vacuous"] or still):
-        state = "hollow"  # equal, but so would anything be
-    parity = "inf" if row["parity"] is None else f"{row['parity']:.0e}"
+    parity = "" if "unproved" in row else "inf" if row["parity"] is None else f"{row['parity']:.0e}"
     op, why, share = row["locks"][0] if row["locks"] else ("", "nothing is locked", 0.0)
     figures = f"kept {row['params_kept']:.3f} macs {row['macs_kept']:.3f} cuttable {row['cuttable']:.3f}"
     lock = f"{share:.2f} {op or 'model'}: {why}"
-    return f"{name:38} {state:6} {parity:>6} {figures} {row['seconds']:6.2f} s  {lock}"
+    return f"{name:38} {state(row):8} {parity:>6} {figures} {row['seconds']:6.2f} s  {lock}"
 
 
 def summary(rows: list[Row]) -> Iterator[str]:
     """Totals, and what locks most: the mean over models of the share of parameters behind each reason."""
     good = [r for r in rows if "error" not in r]
-    exact = sum(r["exact"] for r in good)
-    yield f"{len(rows)} models: {exact} exact, {len(good) - exact} wrong, {len(rows) - len(good)} failed"
+    yield f"{len(rows)} models: " + ", ".join(f"{number} {name}" for name, number in states(rows).most_common())
     if not good:
         return
     kept = sorted(r["params_kept"] for r in good)
     yield f"parameters kept: median {kept[len(kept) // 2]:.3f}, mean {sum(kept) / len(kept):.3f}"
-    weight, models = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
-    for row in good:
-        for op, why, share in row["locks"]:
-            weight[op, why] += share
-            models[op, why] += 1
-    yield "share of parameters behind a lock (an axis each; mean over models), models, operator: reason"
-    for (op, why), total in weight.most_common(30):
-        yield f"  {total / len(good):7.4f} {models[op, why]:4d}  {op or 'model'}: {why}"
+    yield "share of parameters behind a lock (mean over models), models, operator: reason"
+    yield from (f"  {share:7.4f} {models:4d}  {op}: {why}" for share, models, op, why in histogram(good))
 
 
 def models(paths: Iterable[Path]) -> list[Path]:
@@ -168,6 +194,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--timeout", type=float, default=600, help="seconds a model")
     parser.add_argument("--shape", action="append", type=shape, default=[], help="NAME=1x3x48x320: the feeds'")
     parser.add_argument("--resume", type=Path, help="a JSON-lines file: read, and appended to")
+    parser.add_argument("--page", type=Path, help="write a page in Markdown")
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -186,14 +213,19 @@ def main() -> int:
     paths = models(args.paths)
     rows = [known[str(p)] for p in paths if str(p) in known]
     with ThreadPoolExecutor(args.jobs) as pool:
-        for row in pool.map(lambda p: isolated(p, args), [p for p in paths if str(p) not in known]):
+        for future in as_completed(pool.submit(isolated, p, args) for p in paths if str(p) not in known):
+            row = future.result()
             rows.append(row)
             print(line(row), flush=True)
             if args.resume:
                 with args.resume.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(row) + "\n")
+    rows = rows or list(known.values())
     print("\n".join(summary(rows)))
-    return int(any("error" in row or not row["exact"] for row in rows))
+    if args.page and rows:
+        args.page.parent.mkdir(parents=True, exist_ok=True)
+        args.page.write_text(page(rows), encoding="utf-8")
+    return int(any(not row.get("exact") for row in rows))
 
 
 if __name__ == "__main__":

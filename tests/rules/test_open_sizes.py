@@ -1,0 +1,165 @@
+"""Attention in graphs whose batch and sequence are open: how heads are cut however the shapes are computed."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from onnxprune.testing import Builder, prove
+
+HEADS, WIDTH = 4, 8
+
+
+class Model:
+    """Q, K and V of one layer of attention, with the open sizes B and S at hand."""
+
+    def __init__(self, opset: int = 17) -> None:
+        self.b = Builder(opset)
+        self.x = self.b.input("x", "B", "S", 6)
+        self.batch, self.length = (self.b.op("Gather", self.b.op("Shape", self.x), [axis]) for axis in (0, 1))
+
+    def project(self, name: str, x: str | None = None) -> str:
+        return self.b.op("MatMul", x or self.x, self.b.weight(6, HEADS * WIDTH, name=name, fan=6))
+
+    def target(self, *parts: object) -> str:
+        written: list[Any] = [p if isinstance(p, str) else [p] for p in parts]
+        return self.b.op("Concat", *written, axis=0)
+
+    def split(self, y: str, target: str) -> str:
+        return self.b.op("Transpose", self.b.op("Reshape", y, target), perm=[0, 2, 1, 3])
+
+    def attend(self, q: str, k: str, v: str, rank: int) -> str:
+        """softmax(Q K^T) V over the last two axes."""
+        swap = [*range(rank - 2), rank - 1, rank - 2]
+        scores = self.b.op("Softmax", self.b.op("MatMul", q, self.b.op("Transpose", k, perm=swap)), axis=-1)
+        return self.b.op("MatMul", scores, v)
+
+    def join(self, y: str, target: str, name: str = "o") -> str:
+        y = self.b.op("Reshape", self.b.op("Transpose", y, perm=[0, 2, 1, 3]), target)
+        return self.b.op("MatMul", y, self.b.weight(HEADS * WIDTH, 6, name=name, fan=HEADS * WIDTH))
+
+
+@pytest.mark.parametrize("written", ["heads", "width", "both"])
+def test_one_target_for_all_projections(written: str) -> None:
+    m = Model()
+    parts = {"heads": (HEADS, -1), "width": (-1, WIDTH), "both": (HEADS, WIDTH)}[written]
+    target = m.target(m.batch, m.length, *parts)
+    q, k, v = (m.split(m.project(name), target) for name in "qkv")
+    y = m.join(m.attend(q, k, v, 4), m.target(m.batch, m.length, HEADS * WIDTH))
+    result = prove(m.b.model(y))
+    assert result.choices("q", 1) == result.choices("k", 1) == result.choices("o") == [HEADS]
+
+
+def test_one_target_for_two_layers() -> None:
+    """The layers may lose different heads, or another number of them."""
+    m = Model()
+    apart, together = m.target(m.batch, m.length, HEADS, WIDTH), m.target(m.batch, m.length, HEADS * WIDTH)
+    y = m.x
+    for layer in "ab":
+        q, k, v = (m.split(m.project(f"{layer}{name}", y), apart) for name in "qkv")
+        y = m.join(m.attend(q, k, v, 4), together, f"{layer}o")
+    result = prove(m.b.model(y))
+    assert result.choices("aq", 1) == result.choices("bq", 1) == [HEADS]
+    assert len(result.coupling.groups) == 3  # and the channels between them
+
+
+@pytest.mark.parametrize("count", ["batch", "rest"])
+def test_batch_and_heads_in_one_axis(count: str) -> None:
+    """[B, S, H*D] -> [B, H, S, D] -> [B*H, S, D], as torch.bmm wants it, and back."""
+    m = Model()
+    apart = m.target(m.batch, m.length, HEADS, WIDTH)
+    both = m.b.op("Mul", m.batch, [HEADS]) if count == "batch" else [-1]
+    flat = m.b.op("Concat", both, m.length, [WIDTH], axis=0)
+    q, k, v = (m.b.op("Reshape", m.split(m.project(name), apart), flat) for name in "qkv")
+    y = m.b.op("Reshape", m.attend(q, k, v, 3), m.target(m.batch, HEADS, m.length, WIDTH))
+    y = m.join(y, m.target(m.batch, m.length, -1))
+    result = prove(m.b.model(y))
+    assert result.choices("q", 1) == result.choices("o") == [HEADS]
+
+
+def test_a_factor_that_is_written_once_for_many_axes() -> None:
+    """Nothing but the 4 of B * 4 can be rewritten: the sequence is what -1 stands for."""
+    m = Model()
+    apart, flat = m.target(m.batch, m.length, HEADS, WIDTH), m.target(m.b.op("Mul", m.batch, [HEADS]), -1, WIDTH)
+    q, k, v = (m.b.op("Reshape", m.split(m.project(name), apart), flat) for name in "qkv")
+    y = m.b.op("Reshape", m.attend(q, k, v, 3), m.target(m.batch, HEADS, -1, WIDTH))
+    result = prove(m.b.model(m.join(y, m.target(m.batch, m.length, -1))))
+    assert result.choices("q", 1) == result.choices("o") == [HEADS]
+
+
+def test_the_batch_divided_out_of_batch_and_heads() -> None:
+    """[B*H, S, D] -> [Shape[0] / H, H, S, D]: the quotient would move with the heads."""
+    m = Model()
+    apart = m.target(m.batch, m.length, HEADS, WIDTH)
+    flat = m.target(-1, m.length, WIDTH)
+    q, k, v = (m.b.op("Reshape", m.split(m.project(name), apart), flat) for name in "qkv")
+    y = m.attend(q, k, v, 3)
+    batch = m.b.op("Div", m.b.op("Gather", m.b.op("Shape", y), [0]), [HEADS])
+    y = m.b.op("Reshape", y, m.target(batch, HEADS, m.length, WIDTH))
+    result = prove(m.b.model(m.join(y, m.target(m.batch, m.length, HEADS * WIDTH))))
+    assert result.choices("q", 1) == result.choices("o") == [HEADS]
+
+
+@pytest.mark.parametrize("torch", [False, True])
+def test_key_heads_that_are_repeated(torch: bool) -> None:
+    """Grouped queries: [B, 2, S, D] -> [B, 2, 2, S, D] -> [B, 4, S, D]; torch writes -1 for what stays."""
+    m = Model()
+    q = m.split(m.project("q"), m.target(m.batch, m.length, HEADS, WIDTH))
+
+    def few(name: str) -> str:
+        y = m.b.op("MatMul", m.x, m.b.weight(6, 2 * WIDTH, name=name, fan=6))
+        y = m.b.op("Unsqueeze", m.split(y, m.target(m.batch, m.length, 2, WIDTH)), [2])
+        to = m.target(m.batch, 2, 2, m.length, WIDTH)
+        if torch:
+            to = m.b.op("Where", m.b.op("Equal", to, [-1]), [1, 1, 1, 1, 1], to)
+        return m.b.op("Reshape", m.b.op("Expand", y, to), m.target(m.batch, HEADS, m.length, WIDTH))
+
+    y = m.attend(q, few("k"), few("v"), 4)
+    result = prove(m.b.model(m.join(y, m.target(m.batch, m.length, HEADS * WIDTH))))
+    assert result.choices("q", 1) == result.choices("k", 1) == [2]
+
+
+def test_zeros_that_are_taken_for_zeros() -> None:
+    """With allowzero a 0 does not copy: the attribute goes when the target is rewritten."""
+    m = Model()
+    apart = m.target(m.batch, m.length, HEADS, WIDTH)
+    q, k, v = (
+        m.b.op("Transpose", m.b.op("Reshape", m.project(name), apart, allowzero=1), perm=[0, 2, 1, 3]) for name in "qkv"
+    )
+    result = prove(m.b.model(m.join(m.attend(q, k, v, 4), m.target(m.batch, m.length, -1))))
+    assert result.choices("q", 1) == [HEADS]
+
+
+def test_a_state_of_zeros() -> None:
+    """The first state of a recurrence written out: zeros of a computed shape, to which channels are added."""
+    m = Model()
+    zeros = m.b.op("ConstantOfShape", m.target(m.batch, m.length, HEADS * WIDTH))
+    y = m.b.op("Add", zeros, m.project("w1"))
+    result = prove(m.b.model(m.b.op("MatMul", y, m.b.weight(HEADS * WIDTH, 6, name="w2", fan=32))))
+    assert result.choices("w1", 1) == result.choices("w2") == [HEADS * WIDTH]
+
+
+def test_a_table_of_heads_repeated_for_the_batch() -> None:
+    m = Model()
+    apart, flat = m.target(m.batch, m.length, HEADS, WIDTH), m.target(-1, m.length, WIDTH)
+    q, k, v = (m.b.op("Reshape", m.split(m.project(name), apart), flat) for name in "qkv")
+    table = m.b.op(
+        "Tile",
+        m.b.const(np.random.default_rng(1).random((HEADS, 1, WIDTH), np.float32), "table"),
+        m.target(m.batch, 1, 1),
+    )
+    y = m.b.op("Reshape", m.attend(m.b.op("Mul", q, table), k, v, 3), m.target(m.batch, HEADS, m.length, WIDTH))
+    result = prove(m.b.model(m.join(y, m.target(m.batch, m.length, -1))))
+    assert result.choices("q", 1) == result.choices("table") == [HEADS]
+
+
+def test_what_is_used_elsewhere_too_is_not_rewritten() -> None:
+    """The written width is also a bound of a Range: the target gets its own."""
+    m = Model()
+    target = m.target(m.batch, m.length, HEADS * WIDTH)
+    y = m.b.op("Reshape", m.b.op("Relu", m.project("w1")), target)
+    ends = m.b.op("Range", np.array(0), m.b.op("Squeeze", m.b.op("Gather", target, [2]), [0]), np.array(8))
+    y = m.b.op("MatMul", y, m.b.weight(HEADS * WIDTH, 6, name="w2", fan=32))
+    y = m.b.op("Add", y, m.b.op("Unsqueeze", m.b.op("ReduceSum", m.b.op("Cast", ends, to=1)), [0]))
+    result = prove(m.b.model(y))
+    assert result.choices("w1", 1) == [HEADS * WIDTH]
