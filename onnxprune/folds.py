@@ -25,6 +25,7 @@ from onnxprune.errors import PlanError
 from onnxprune.graph import Graph, Node
 from onnxprune.groups import Coupling
 from onnxprune.rules.base import Index, Linear
+from onnxprune.sums import Sums
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
@@ -33,8 +34,6 @@ Weights = Mapping[str, Array]
 # The operators that folds go into.
 KINDS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 FLOATS = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16})
-# Elements that a chunk of a large weight may have while it is float64.
-CHUNK = 1 << 22
 # Ops through which the axes of a constant can be followed, and all behind which one is found.
 PLAIN = frozenset({"Identity", "Transpose", "Cast"})
 CHAIN = PLAIN | {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "DequantizeLinear"}
@@ -84,7 +83,7 @@ class Contraction:
 class Folded:
     """Weights after the folds, full size: constants by name, new biases by the consumer's node index (input 2)."""
 
-    weights: dict[str, Array] = field(default_factory=dict)
+    weights: Sums
     biases: dict[int, Array] = field(default_factory=dict)
 
 
@@ -124,18 +123,16 @@ def constant_value(graph: Graph, name: str, weights: Weights) -> Array | None:
 
 
 def replay(coupling: Coupling, folds: Mapping[str, Any]) -> Folded:
-    """Compute the weights that a plan's folds change.
+    """The weights that a plan's folds change; large ones are computed when they are asked for.
 
     Raises:
         PlanError: the folds are not for this model.
     """
-    folded = Folded()
+    folded = Folded(Sums(coupling.graph))
     with _of_this_model(coupling):
         for constant, axis, source, target, factor in folds.get("add", ()):
-            before = folded.weights.get(constant)
-            array = coupling.graph.array(constant) if before is None else before
             where, factors = _indices(source, target, [0] * len(factor)), np.array(factor, np.float64)
-            folded.weights[constant] = summed(array, axis, where[0], where[1], factors)
+            folded.weights.add(constant, axis, where[0], where[1], factors)
         specs = {node.outputs[0]: (node, spec) for node, spec in foldable(coupling)}
         for output, channels, values in folds.get("bias", ()):
             index, _ = _indices(channels, [0] * len(values))
@@ -172,34 +169,6 @@ def _indices(*lists: Any) -> tuple[Index, ...]:
     return arrays
 
 
-def summed(array: Array, axis: int, source: Index, target: Index, factor: Floats | None = None) -> Array:
-    """A copy in which the slices `source` of an axis, times `factor`, are added to `target`; the sources stay."""
-    result = np.array(array, order="C")
-    sinks, sums = totals(array, axis, source, target, factor)
-    result[(slice(None),) * axis + (sinks,)] = sums
-    return result
-
-
-def totals(array: Array, axis: int, source: Index, target: Index, factor: Floats | None = None) -> tuple[Index, Array]:
-    """The slices that others are added to, and what they become."""
-    sinks, place = np.unique(target, return_inverse=True)
-    taken = np.concatenate([sinks, source])
-    owner = np.concatenate([np.arange(sinks.size), place])
-    order = np.argsort(owner, kind="stable")
-    taken, starts = taken[order], np.searchsorted(owner[order], np.arange(sinks.size))
-    scale = None if factor is None else np.concatenate([np.ones(sinks.size), factor])[order, None]
-    old = array.reshape(int(np.prod(array.shape[:axis])), array.shape[axis], -1)
-    new = np.empty((old.shape[0], sinks.size, old.shape[2]), dtype=array.dtype)
-    step = max(1, CHUNK // max(1, taken.size * old.shape[2]))
-    width = max(1, CHUNK // max(1, taken.size * step))
-    for row in range(0, old.shape[0], step):
-        for column in range(0, old.shape[2], width):
-            part = old[row : row + step, taken, column : column + width].astype(np.float64)
-            part = part if scale is None else part * scale
-            new[row : row + step, :, column : column + width] = np.add.reduceat(part, starts, axis=1)
-    return sinks, new.reshape(*array.shape[:axis], sinks.size, *array.shape[axis + 1 :])
-
-
 def weighed(rows: Array, groups: int, channels: Index, values: Floats) -> Floats:
     """[output]: the sum of W over `channels`, each times its value; the channels count over all groups."""
     if groups == 1:
@@ -229,7 +198,7 @@ def _add_bias(each: Contraction, channels: Index, values: Floats, folded: Folded
     if bias.constant is None:
         folded.biases[each.node.index] = after
     else:
-        folded.weights[bias.constant] = after
+        folded.weights.put(bias.constant, after)
 
 
 def _columns(coupling: Coupling, spec: Linear) -> tuple[tuple[str, int] | None, Any]:

@@ -21,6 +21,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto,
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
 from onnxprune.errors import ModelError, one_line
+from onnxprune.folding import folded
 from onnxprune.inlining import inlined
 from onnxprune.shapes import Shape, shapes_of, shell_of, without_weights
 from onnxprune.tensors import read_tensor, tensors_of
@@ -65,6 +66,7 @@ class Graph:
     shapes: Mapping[str, Shape]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    folded: tuple[str, ...] = ()  # weights that the graph computed from weights
     inlined: tuple[str, ...] = ()  # the local functions that were written out where they were called
     _small: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict, repr=False)
 
@@ -103,6 +105,15 @@ class Graph:
         """Values that some subgraph reads from the outer scope."""
         return frozenset(value for node in self.nodes for value in node.captures)
 
+    @cached_property
+    def fixed(self) -> frozenset[str]:
+        """Values that are constants, or made of constants alone."""
+        found = set(self.constants)
+        for node in self.nodes:
+            if node.inputs and not node.captures and all(name in found for name in node.inputs if name):
+                found.update(node.outputs)
+        return frozenset(found)
+
     def array(self, name: str) -> np.ndarray[Any, Any]:
         """The value of a constant, read-only; a memory map where the data is external.
 
@@ -139,7 +150,9 @@ NOT_PARAMETERS = frozenset({TensorProto.INT64, TensorProto.BOOL, TensorProto.STR
 
 
 def load(model: str | os.PathLike[str] | ModelProto, shapes: Mapping[str, tuple[int, ...]] | None = None) -> Graph:
-    """Read a model, write out the local functions that its nodes call, and infer every shape that can be known.
+    """Read a model and infer every shape that can be known.
+
+    Local functions that nodes call are written out, and weights that are computed from weights are folded.
 
     Args:
         model: a path to an `.onnx` file, or a model in memory (it is not changed).
@@ -162,6 +175,7 @@ def load(model: str | os.PathLike[str] | ModelProto, shapes: Mapping[str, tuple[
         raise ModelError(f"{name}: has names that are not text, so it is broken; copy or export it again")
     proto, functions = inlined(proto)
     _check_external(proto, path, name)
+    proto, weights = folded(proto, path.parent if path else None)
     constants = {t.name: t for t in proto.graph.initializer}
     constants |= {n.output[0]: t for n in proto.graph.node if (t := _constant_node(n)) is not None}
     nodes = [_node(i, n) for i, n in enumerate(proto.graph.node)]
@@ -176,6 +190,7 @@ def load(model: str | os.PathLike[str] | ModelProto, shapes: Mapping[str, tuple[
         inputs=tuple(i.name for i in proto.graph.input if i.name not in constants),
         outputs=tuple(o.name for o in proto.graph.output),
         inlined=functions,
+        folded=weights,
     )
 
 

@@ -91,8 +91,7 @@ class Pipeline:
             feeds = data if isinstance(data, Feeds) else read(data, input_specs(original.proto))
             context = Context(provider, threads, feeds, context.shapes, on_stage, context.seconds)
         record: Record = {"version": 1, "model": original.name, "provider": provider, "threads": threads}
-        if original.inlined:
-            record["inlined"] = list(original.inlined)
+        record |= _prepared(original)
         streams = graphs.is_external(original) and (out is not None or graphs.is_big(original))
         with writing.workspace(out) if streams else nullcontext() as folder:
             if folder is not None:
@@ -270,11 +269,16 @@ def inspect(
     original = graphs.load(model, shapes)
     options = Options(align=align, inexact=allow_inexact, head_dims=head_dims)
     record: Record = {"version": 1, "model": original.name}
-    if original.inlined:
-        record["inlined"] = list(original.inlined)
+    record |= _prepared(original)
     if explain is not None:
         return record | {"explain": inspection.explanation(original, options, explain)}
     return record | inspection.survey(original, options)
+
+
+def _prepared(original: Graph) -> Record:
+    """What was done to the model so that it could be analysed."""
+    done = {"inlined": list(original.inlined), "folded": list(original.folded)}
+    return {name: what for name, what in done.items() if what}
 
 
 def _sizes(original: Graph, pruned: ModelProto | Path, written: Path | None) -> Record:

@@ -187,14 +187,24 @@ def recovery(record: Record) -> str | None:
     return f"{record['recover']}: the remaining weights are as they were" if "recover" in record else None
 
 
+def _several(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+
+
 def warnings(record: Record) -> list[str]:
     """Everything that the reader has to know."""
     assumed, names = record.get("inputs", {}).get("assumed", []), record.get("inlined", [])
+    weights = record.get("folded", [])
     free = ", ".join(f"{name} {shape}".replace("'", "") for name, shape in record.get("open_inputs", {}).items())
     return [
         *record.get("warnings", []),
         *assumed,
         *([f"MACs count open sizes as 1: {free}; give --shape"] if free else []),
+        *(
+            [f"{len(weights)} weights that the model computed from others are stored: {weights[0]} ..."]
+            if weights
+            else []
+        ),
         *(["local functions are written out where they are called: " + ", ".join(names)] if names else []),
     ]
 

@@ -13,7 +13,8 @@ OPSETS = range(7, 25)
 def ints(b: Builder, since: int, name: str, values: list[int]) -> tuple[list[Any], dict[str, Any]]:
     """Integers as an input where the opset has them there, as an attribute before: (inputs, attributes)."""
     opset = b.imports[0].version
-    return ([np.array(values, np.int64)], {}) if opset >= since else ([], {name: values})
+    spelled: Any = values[0] if name == "k" else values
+    return ([np.array(values, np.int64)], {}) if opset >= since else ([], {name: spelled})
 
 
 def with_ints(b: Builder, kind: str, y: str, since: int, name: str, values: list[int], **attrs: Any) -> str:
@@ -99,14 +100,8 @@ def test_shapes(opset: int) -> None:
     y = b.op("Flatten", b.op("Reshape", y, [5, 6, 1]))
     y = b.gemm(b.op("Tanh", y), 7, name="b")
     wide = with_ints(b, "ReduceSum", y, 13, "axes", [0], keepdims=1)
-    top, _ = b.ops(
-        "TopK",
-        b.gemm(b.op("Add", y, wide), 6, "c"),
-        *([[3]] if opset >= 10 else []),
-        outputs=2,
-        axis=-1,
-        **({} if opset >= 10 else {"k": 3}),
-    )
+    count, attrs = ints(b, 10, "k", [3])
+    top, _ = b.ops("TopK", b.gemm(b.op("Add", y, wide), 6, "c"), *count, outputs=2, axis=-1, **attrs)
     result = prove(b.model(b.op("Abs", top)), rounds=1)
     assert result.can_cut("a") and result.choices("b") == result.choices("c", 1) == [7]
     assert not result.can_cut("c")

@@ -21,9 +21,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.folds import CHUNK, constant_value
+from onnxprune.folds import constant_value
 from onnxprune.groups import Coupling
 from onnxprune.rules.base import Dim, NodeView, Unknown
+from onnxprune.sums import CHUNK
 
 Array = NDArray[Any]
 Fact = NDArray[np.float64]

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.folds import CHAIN, Contraction, contraction, foldable, totals, weighed
+from onnxprune.folds import CHAIN, Contraction, contraction, foldable, weighed
 from onnxprune.groups import Coupling
 from onnxprune.lossless.facts import Fact, Facts, Names, same_rows
 from onnxprune.rules.base import NodeView
+from onnxprune.sums import CHUNK, totals
 
 Array = NDArray[Any]
 Mask = NDArray[np.bool_]
@@ -25,13 +26,22 @@ class Reading:
         contraction: the node and its weights.
         x: [channel of the input], the fact of each.
         open: [channel], False where the sum needs nothing of it: a zero, or a constant that a bias can take.
-        uses: [output, channel inside its group], whether a weight between them is not zero.
+        shape: numbers of outputs, and of channels inside a group.
+        held: `uses`, or, of a large contraction, eight of them in a byte.
     """
 
     contraction: Contraction
     x: Fact
     open: Mask
-    uses: Mask
+    shape: tuple[int, int]
+    held: Array
+
+    @property
+    def uses(self) -> Mask:
+        """[output, channel inside its group], whether a weight between them is not zero."""
+        if self.held.dtype == np.bool_:
+            return self.held
+        return np.unpackbits(self.held, axis=1, count=self.shape[1]).view(np.bool_)
 
 
 def read(facts: Facts, view: NodeView, each: Contraction) -> Reading | None:
@@ -42,7 +52,7 @@ def read(facts: Facts, view: NodeView, each: Contraction) -> Reading | None:
     groups = spec.groups
     x = facts.along(spec.x.value, spec.x.axis, groups * rows.shape[1])
     number = np.where(np.isnan(x), 0.0, x)
-    found = Reading(each, x, np.isnan(x) | ((number != 0) & (each.bias is None)), used(rows))
+    found = Reading(each, x, np.isnan(x) | ((number != 0) & (each.bias is None)), rows.shape[:2], used(rows))
     if not spec.y.value:
         return found
     bias = _bias(facts, view, each, rows.shape[0])
@@ -79,9 +89,10 @@ def derived(coupling: Coupling) -> set[str]:
     return found
 
 
-def used(rows: Array) -> NDArray[np.bool_]:
-    """[output, input]: whether any weight between them is not zero."""
-    return np.asarray(rows[:, :, 0] != 0 if rows.shape[2] == 1 else (rows != 0).any(axis=2))
+def used(rows: Array) -> Array:
+    """[output, input]: whether any weight between them is not zero; as `Reading.held`."""
+    uses = np.asarray(rows[:, :, 0] != 0 if rows.shape[2] == 1 else (rows != 0).any(axis=2))
+    return uses if uses.size <= CHUNK else np.packbits(uses, axis=1)
 
 
 def _content(rows: Array, groups: int, is_open: NDArray[np.bool_], x: Fact) -> tuple[Array, Names]:

@@ -8,20 +8,20 @@ changes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.folds import constant_value, summed
 from onnxprune.groups import Coupling
 from onnxprune.lossless.closed import fixed_units
 from onnxprune.lossless.facts import Facts, Names, pair, same_rows
 from onnxprune.lossless.reading import Mask, Reading, derived, read, readings, used
 from onnxprune.lossless.transfer import TRANSFERS
 from onnxprune.rules.base import Index, Unknown
+from onnxprune.sums import Sums
 
 Array = NDArray[Any]
 
@@ -34,7 +34,7 @@ class _State:
     readings: tuple[Reading, ...]
     fixed: Mask  # needed, whoever reads them
     merged: Mask
-    weights: Mapping[str, Array]
+    weights: Sums
 
 
 def lossless(coupling: Coupling, keep: Mask | None = None) -> tuple[Mask, dict[str, Any]]:
@@ -53,7 +53,7 @@ def lossless(coupling: Coupling, keep: Mask | None = None) -> tuple[Mask, dict[s
     facts = Facts(coupling)
     found = analyse(facts)
     fixed = fixed_units(facts, found) | (False if keep is None else keep)
-    state = _State(coupling, tuple(found.values()), fixed, np.zeros(coupling.units, dtype=bool), {})
+    state = _State(coupling, tuple(found.values()), fixed, np.zeros(coupling.units, dtype=bool), Sums(coupling.graph))
     needed, sums = _needed(state), list[list[Any]]()
     while (twins := _twins(state, needed))[0].size:
         state, added = _merge(state, *twins)
@@ -134,7 +134,7 @@ def _rows(coupling: Coupling, reading: Reading, units: Mask) -> Mask:
     """[output]: whether it is one of these units, or cannot be cut."""
     y = reading.contraction.spec.y
     mine = coupling.unit_of(y) if y.value else None
-    return np.ones(reading.uses.shape[0], dtype=bool) if mine is None else (mine < 0) | units[mine]
+    return np.ones(reading.shape[0], dtype=bool) if mine is None else (mine < 0) | units[mine]
 
 
 def _twins(state: _State, needed: Mask) -> tuple[Index, Index]:
@@ -185,7 +185,7 @@ def positions(units: NDArray[np.int32], count: int) -> tuple[Index, Index, Index
 
 def _merge(state: _State, source: Index, target: Index) -> tuple[_State, list[list[Any]]]:
     """Add the weights that read `source` to those that read `target`."""
-    coupling, weights = state.coupling, dict(state.weights)
+    coupling, weights = state.coupling, state.weights.copy()
     merged, added, current = state.merged.copy(), [], []
     merged[source] = True
     for reading in state.readings:
@@ -193,14 +193,12 @@ def _merge(state: _State, source: Index, target: Index) -> tuple[_State, list[li
         moved, into = _columns(coupling, inputs, source, target)
         if columns is not None and moved.size:
             name, axis = columns
-            before = constant_value(coupling.graph, name, weights)
-            assert before is not None
             factor = _proportion(reading, moved, into)
-            weights[name] = summed(before, axis, moved, into, factor)
+            weights.add(name, axis, moved, into, factor)
             added.append([name, axis, moved.tolist(), into.tolist(), factor.tolist()])
             rows = reading.contraction.rows(weights)
             assert rows is not None
-            reading = replace(reading, uses=used(rows))
+            reading = replace(reading, held=used(rows))
         current.append(reading)
     return replace(state, readings=tuple(current), merged=merged, weights=weights), added
 
@@ -234,6 +232,6 @@ def _constants(state: _State, removed: Mask) -> Iterator[list[Any]]:
         gone = ~reading.open & (reading.x != 0) & (units >= 0) & (removed & ~state.merged)[units]
         channels = np.flatnonzero(gone)
         outputs = _rows(state.coupling, reading, ~removed)
-        inner = channels % reading.uses.shape[1]
+        inner = channels % reading.shape[1]
         if channels.size and reading.uses[outputs][:, inner].any():
             yield [reading.contraction.node.outputs[0], channels.tolist(), reading.x[channels].tolist()]

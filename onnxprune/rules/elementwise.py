@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from onnxprune.graph import Graph
 from onnxprune.rules.base import Constraint, Lock, NodeView, Tie, keeps_zero, rule
 from onnxprune.rules.broadcast import tie_broadcast
 
@@ -156,19 +155,11 @@ def _stay_finite(n: NodeView) -> Iterator[Constraint]:
     slot = _NOT_AT_ZERO.get(n.node.op)
     if n.node.op == "Pow" and (power := n.const(1)) is not None and not (power >= 0).all():
         slot = 0
-    if slot is None or n.node.domain or _fixed(n.graph, n.node.inputs[slot]):
+    if slot is None or n.node.domain or n.node.inputs[slot] in n.graph.fixed:
         return
     for dim in n.xs(slot):
         if n.zero(dim):
             yield Lock(dim, f"{n.node.op} of a removed index, which is zero, is no number")
-
-
-def _fixed(graph: Graph, name: str) -> bool:
-    """Whether a value is made of constants alone: a divisor that nobody sets to zero."""
-    made = graph.producer.get(name)
-    if name in graph.constants or made is None:
-        return name in graph.constants
-    return bool(made.inputs) and not made.captures and all(_fixed(graph, i) for i in made.inputs if i)
 
 
 @rule("CastLike")

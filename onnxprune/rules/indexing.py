@@ -32,16 +32,20 @@ def gather_elements(n: NodeView) -> Iterator[Constraint]:
     axis = n.attrs.get("axis", 0) % len(n.shape(0))
     for i, (x, index, y) in enumerate(zip(n.xs(0), n.xs(1), n.ys(), strict=True)):
         yield Tie(index, y)
-        yield Lock(x, READ) if i == axis else _leading(n, x, y, n.shape(0)[i], n.out_shape()[i])
+        if i == axis:
+            yield Lock(x, READ)
+        else:
+            yield from _leading(x, y, n.shape(0)[i], n.out_shape()[i])
 
 
-def _leading(n: NodeView, x: Dim, y: Dim, wide: int | str | None, narrow: int | str | None) -> Constraint:
+def _leading(x: Dim, y: Dim, wide: int | str | None, narrow: int | str | None) -> Iterator[Constraint]:
     """y may be shorter than x: it then has the first indices of x."""
     if wide == narrow:
-        return Tie(x, y)
-    first = np.arange(size_of(narrow, "the indices"))
-    size_of(wide, "what they index")
-    return Tie(x, y, first, first)
+        yield Tie(x, y)
+    elif isinstance(wide, int) and isinstance(narrow, int):
+        yield Tie(x, y, np.arange(narrow), np.arange(narrow))
+    else:
+        yield from _lock((x, y), "how much of this axis is indexed is not known; give --shape")
 
 
 @rule("ScatterElements", "Scatter")
@@ -55,7 +59,7 @@ def scatter_elements(n: NodeView) -> Iterator[Constraint]:
         else:
             yield Tie(x, y)
             yield Tie(index, updates)
-            yield _leading(n, y, updates, n.out_shape()[i], n.shape(2)[i])
+            yield from _leading(y, updates, n.out_shape()[i], n.shape(2)[i])
 
 
 @rule("GatherND")

@@ -46,8 +46,10 @@ def instance_norm(n: NodeView) -> Iterator[Constraint]:
     yield Tie(n.x(0, 1), n.y(1))
     for slot in (1, 2):
         yield Tie(n.x(slot, 0), n.y(1))
-    for dim in (*n.xs(0)[2:], *n.ys()[2:]):
-        yield Lock(dim, NORMALISED)
+    for x, y in zip(n.xs(0)[2:], n.ys()[2:], strict=True):
+        yield Tie(x, y)
+        if not n.options.inexact:  # a GroupNormalization written out has its channels here
+            yield Lock(x, NORMALISED, option="--allow-inexact")
 
 
 @rule("GroupNormalization")

@@ -89,6 +89,9 @@ def _states(n: NodeView, hidden: Dim, size: int, rows: Sequence[tuple[Dim, int]]
     for slot in (5, 6):
         if n.has(slot):
             yield Tie(n.x(slot, batch), n.x(0, batch))
+    for slot in (1, 2, 3, 7):
+        if n.has(slot):
+            yield Lock(n.x(slot, 0), "one index for each direction")
 
 
 @rule(QUANTISED)
@@ -105,6 +108,8 @@ def quantised_lstm(n: NodeView) -> Iterator[Constraint]:
         yield Lock(n.x(0, 2), f"{n.node.op} takes the range of the whole tensor")
     if not (n.is_weight(1) and n.is_weight(2)):
         raise Unknown(COMPUTED)
+    if any((points := n.const(slot)) is not None and points.any() for slot in (9, 11)):
+        raise Unknown("weights whose zero points are not zero")
     if not (_stays_at_zero(n) and all(n.zero(n.x(slot, 2)) for slot in (5, 6) if n.has(slot))):
         yield Lock(n.x(2, 1), f"{n.node.op} takes the range of the whole state, and removed units are not zero in it")
     rows = [(n.x(1, 2), 4), (n.x(2, 2), 4)]

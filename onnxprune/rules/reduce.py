@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from onnxprune.rules.base import Constraint, Lock, NodeView, Tie, Unknown, keeps_zero, rule
+from onnxprune.rules.base import Constraint, Dim, Lock, NodeView, Tie, Unknown, keeps_zero, rule
 
 REDUCE = ["L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare"]
 
@@ -40,13 +40,22 @@ def reduce(n: NodeView) -> Iterator[Constraint]:
     out = iter(n.ys())
     for axis, x in enumerate(n.xs(0)):
         if axis in reduced:
-            # A sum does not miss the zeros that a removed index would add.
-            sums = n.node.op in ("ReduceL1", "ReduceL2", "ReduceSum", "ReduceSumSquare") and n.zero(x)
-            yield Tie(x, x) if sums else Lock(x, f"{n.node.op} mixes the axis")
+            yield _reduced(n, x)
             if n.attrs.get("keepdims", 1):
                 next(out)
         else:
             yield Tie(x, next(out))
+
+
+def _reduced(n: NodeView, x: Dim) -> Constraint:
+    # A sum does not miss the zeros that a removed index would add.
+    if n.node.op in ("ReduceL1", "ReduceL2", "ReduceSum", "ReduceSumSquare") and n.zero(x):
+        return Tie(x, x)
+    # What is kept as an axis of size one is a statistic that goes back onto what it was taken of: a norm written out.
+    norm = n.node.op in ("ReduceMean", "ReduceL2") and n.attrs.get("keepdims", 1)
+    if norm and n.options.inexact:
+        return Tie(x, x)
+    return Lock(x, f"{n.node.op} mixes the axis", option="--allow-inexact" if norm else None)
 
 
 @rule("AveragePool", "LpPool", "MaxPool", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool")

@@ -93,7 +93,16 @@ def slice_(n: NodeView) -> Iterator[Constraint]:
             picked = np.arange(size)[taken]
             yield Tie(y, x, np.arange(picked.size), picked)
             if taken.step != 1:
-                yield Lock(x, "a slice with steps needs every index in its place")
+                yield _stepped(x, size, taken)
+
+
+def _stepped(x: Dim, size: int, taken: slice) -> Constraint:
+    """One of each run of `step` indices, to the end: whole runs go, so that the others keep their places in one."""
+    start, end, step = taken.indices(size)
+    if step > 1 and size % step == 0 and start < step and end > size - step + start:
+        index = np.arange(size)
+        return Tie(x, x, index, index // step * step)
+    return Lock(x, "a slice with steps needs every index in its place")
 
 
 @fixup("Slice")
@@ -104,8 +113,9 @@ def slice_bounds(n: NodeView, kept: Kept) -> Iterator[Edit]:
         size = n.shape(0)[axis]
         if taken is None or not isinstance(size, int) or (rest := kept(n.x(0, axis))).size == size:
             continue
-        start, end, _ = taken.indices(size)
-        changed[axis] = (int(np.searchsorted(rest, start)), int(np.searchsorted(rest, end)))
+        start, end, step = taken.indices(size)
+        first = start if step > 1 else int(np.searchsorted(rest, start))  # its place in a run does not move
+        changed[axis] = (first, int(np.searchsorted(rest, end)))
     if not changed:
         return
     axes = _slice_axes(n)

@@ -19,6 +19,7 @@ from onnxprune import runtime, surgery
 from onnxprune.coupling import couple
 from onnxprune.edits import is_added
 from onnxprune.feeds import Feed, random_feeds
+from onnxprune.folding import folded
 from onnxprune.graph import load
 from onnxprune.groups import Coupling
 from onnxprune.inlining import inlined
@@ -116,6 +117,7 @@ def oracle(
     """
     coupling = couple(load(model), options or Options(align=align))
     original, _ = inlined(model if isinstance(model, ModelProto) else onnx.load(model))
+    original, _ = folded(original, None)
     if removed is None or isinstance(removed, float | int):
         removed = draw(coupling, removed, np.random.default_rng(seed))
     plan = make_plan(coupling, removed)

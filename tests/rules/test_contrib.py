@@ -77,7 +77,7 @@ def test_fused_gemm(trans_b: int, activation: str) -> None:
     b = builder()
     y = b.gemm(b.input("x", 5, 3), 8, name="w1")
     w = b.weight(*((6, 8) if trans_b else (8, 6)), name="w")
-    extra = {"activation_alpha": 0.1} if activation == "LeakyRelu" else {}
+    extra: dict[str, Any] = {"activation_alpha": 0.1} if activation == "LeakyRelu" else {}
     y = b.op(f"{MS}FusedGemm", y, w, b.weight(6, name="bias"), transB=trans_b, activation=activation, **extra)
     result = prove(b.model(b.gemm(b.declare(y, 5, 6), 4, "w2")))
     assert result.choices("w1") == result.choices("w", trans_b) == [8]

@@ -202,7 +202,7 @@ def test_quantised_attention(columns: bool) -> None:
     scale = b.near_one(*([3 * HIDDEN] if columns else []), name="scale")
     bias, point = b.weight(3 * HIDDEN, name="b"), np.zeros([3 * HIDDEN] if columns else (), np.int8)
     b.graph.node.add(op_type="Mul", input=[scale, b.const(0.005)], output=["fine"])
-    rest = [0.02, "fine", None, np.array(128, np.uint8), point]
+    rest: list[Any] = [0.02, "fine", None, np.array(128, np.uint8), point]
     y = b.op(f"{MS}QAttention", x, w, bias, *rest, num_heads=HEADS)
     result = prove(b.model(out(b, y)))
     assert result.choices("w", 1) == result.choices("b") == result.choices("out") == [HEADS]

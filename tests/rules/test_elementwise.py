@@ -315,8 +315,8 @@ def test_what_is_no_number_at_zero_locks(kind: str) -> None:
 
     def middle(b: Builder, y: str) -> str:
         z = b.op("Relu", y)
-        operands = {"Div": [1.0, z], "Mod": [z, z], "Pow": [z, -1.0]}.get(kind, [z])
-        return b.op(kind, *operands, **ATTRS.get(kind, {}))
+        several: dict[str, list[Any]] = {"Div": [1.0, z], "Mod": [z, z], "Pow": [z, -1.0]}
+        return b.op(kind, *several.get(kind, [z]), **ATTRS.get(kind, {}))
 
     coupling = couple(load(sandwich(middle)))
     assert not coupling.units

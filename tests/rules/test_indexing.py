@@ -44,6 +44,18 @@ def test_shorter_indices_leave_the_rest_unread() -> None:
     assert sorted(result.choices("w1")) == [3, 5]
 
 
+def test_an_axis_of_which_an_unknown_part_is_indexed() -> None:
+    """Indices for some of the batch: the batch stays, the channels pass."""
+
+    def middle(b: Builder, y: str) -> str:
+        index = b.input("index", "some", 1, 6, 6, dtype=np.int64)
+        sizes = b.op("Slice", b.op("Shape", index), [0], [1]), b.op("Slice", b.op("Shape", y), [1], [4])
+        return b.op("GatherElements", y, b.op("Expand", index, b.op("Concat", *sizes, axis=0)), axis=3)
+
+    feed = {"x": np.random.default_rng(1).standard_normal((2, 3, 6, 6)).astype(np.float32), "index": INDEX[:1, :1]}
+    assert prove(sandwich(middle), feeds=[feed]).choices("w1") == [8]
+
+
 def test_gathered_channels_stay() -> None:
     result = prove(sandwich(lambda b, y: b.op("GatherElements", y, INDEX, axis=1)))
     assert not result.can_cut("w1")

@@ -34,7 +34,7 @@ def between(middle: Callable[[Builder, str], str], last: int | None = None) -> O
 @pytest.mark.parametrize("kind", ["QLinearSigmoid", "QLinearLeakyRelu"])
 def test_unary(kind: str) -> None:
     def middle(b: Builder, y: str) -> str:
-        attrs = {"alpha": 0.1} if "Leaky" in kind else {}
+        attrs: dict[str, Any] = {"alpha": 0.1} if "Leaky" in kind else {}
         return b.declare(b.op(MS + kind, y, *Q, *Q, **attrs), 2, 8, 6, 6, dtype=np.uint8)
 
     result = between(middle)

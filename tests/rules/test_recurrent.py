@@ -157,7 +157,7 @@ def test_batch_first(kind: str) -> None:
     assert result.choices("w1", 1) == [6]
 
 
-def quantised(b: Builder, y: str, columns: bool, **attrs: Any) -> list[str]:
+def quantised(b: Builder, y: str, columns: bool, point: int = 0, **attrs: Any) -> list[str]:
     """DynamicQuantizeLSTM of six inputs and four units."""
     ways = 2 if attrs.get("direction") == "bidirectional" else 1
     weights = [
@@ -165,8 +165,8 @@ def quantised(b: Builder, y: str, columns: bool, **attrs: Any) -> list[str]:
     ]
     shape = (ways, 16) if columns else (ways,)
     scales = [b.const(b.rng.uniform(0.004, 0.006, shape).astype(np.float32), f"{name}.scale") for name in "wr"]
-    points = [np.zeros(shape, np.int8)] * 2
-    rest = [scales[0], points[0], scales[1], points[1]]
+    points = [np.full(shape, point, np.int8)] * 2
+    rest: list[Any] = [scales[0], points[0], scales[1], points[1]]
     bias = b.weight(ways, 32, name="b", fan=9)
     kind = "com.microsoft::DynamicQuantizeLSTM"
     outputs = b.ops(kind, y, *weights, bias, None, None, None, None, *rest, hidden_size=4, outputs=3, **attrs)
@@ -193,3 +193,10 @@ def test_a_range_that_spans_what_is_not_zero_locks() -> None:
     result = prove(b.model(b.op("MatMul", b.op("Squeeze", y, [1]), b.weight(4, 3, name="w2"))))
     assert result.reason("w", 1) == "DynamicQuantizeLSTM takes the range of the whole tensor"
     assert result.reason("r", 1).startswith("DynamicQuantizeLSTM takes the range of the whole state")
+
+
+def test_weights_with_a_zero_point_lock() -> None:
+    b = Builder(**{"com.microsoft": 1})
+    y, _, _ = quantised(b, b.input("x", SEQUENCE, BATCH, 6), False, point=3)
+    result = prove(b.model(b.op("MatMul", b.op("Squeeze", y, [1]), b.weight(4, 3, name="w2"))), rounds=0)
+    assert result.reason("r", 1) == "weights whose zero points are not zero"

@@ -204,8 +204,28 @@ def test_overlapping_slices() -> None:
     assert sorted(result.choices("w1")) == [2, 2, 4]
 
 
-def test_slice_with_steps_keeps_every_index_in_its_place() -> None:
-    result = prove(sandwich(lambda b, y: b.op("Slice", y, [0], [8], [1], [2])))
+@pytest.mark.parametrize(
+    ("start", "end", "step"), [(0, 8, 2), (1, 2**62, 2), (-7, 8, 2), (0, 7, 2), (2, 7, 4), (3, 8, 4)]
+)
+def test_slice_with_steps_loses_whole_runs(start: int, end: int, step: int) -> None:
+    result = prove(sandwich(lambda b, y: b.op("Slice", y, [start], [end], [1], [step])), rounds=4)
+    assert result.choices("w1") == result.choices("w2", 1) == [8 // step]
+
+
+def test_halves_that_are_interleaved() -> None:
+    """A gated unit whose gates and values take turns."""
+
+    def middle(b: Builder, y: str) -> str:
+        gate, value = (b.op("Slice", y, [start], [2**31], [1], [2]) for start in (0, 1))
+        return b.op("Mul", b.op("Sigmoid", gate), b.op("Add", value, 1.0))
+
+    result = prove(sandwich(middle), rounds=4)
+    assert result.choices("w1") == result.choices("w2", 1) == [4]
+
+
+@pytest.mark.parametrize(("start", "end", "step"), [(2, 8, 2), (0, 6, 2), (0, 8, 3), (0, 4, 4)])
+def test_slice_with_other_steps_keeps_every_index_in_its_place(start: int, end: int, step: int) -> None:
+    result = prove(sandwich(lambda b, y: b.op("Slice", y, [start], [end], [1], [step])))
     assert not result.can_cut("w1")
     assert result.reason("w1") == "a slice with steps needs every index in its place"
 

@@ -92,7 +92,15 @@ def packed(g: Grower, x: str, heads: int, width: int) -> list[str]:
 
 
 def normalised(g: Grower, x: str) -> str:
-    """Queries or keys over the length of each."""
+    """Queries or keys over the length of each, or a norm inside each head."""
+    kind = g.pick("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization", "LpNormalization", "")
+    width = g.shape(x)[3]
+    if kind == "LpNormalization":
+        return g.op(kind, x, axis=3, p=2)
+    if kind == "SimplifiedLayerNormalization" and "fused" in g.tags:
+        return g.like(g.op(kind, x, g.near_one(width), axis=-1, epsilon=0.1), x)
+    if kind and g.opset >= (23 if kind.startswith("RMS") else 17) and not kind.startswith("Simpl"):
+        return g.op(kind, x, g.near_one(width), axis=-1, epsilon=0.1)
     return g.op("Div", x, g.op("Max", g.reduce("ReduceL2", x, [3]), 0.1))
 
 
@@ -111,7 +119,7 @@ def attention(g: Grower, x: str) -> str:
     places = g.fixed(x, 1) and g.fixed(k, 2)
     if places and width % 2 == 0 and g.chance(0.3):
         q, k = rotated(g, q), rotated(g, k)
-    elif g.chance(0.1):
+    if g.chance(0.2):
         q, k = normalised(g, q), normalised(g, k)
     if repeat > 1:
         k, v = repeated_heads(g, k, repeat), repeated_heads(g, v, repeat)

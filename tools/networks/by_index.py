@@ -11,7 +11,7 @@ from tools.networks.grower import KINDS, Grower, step
 def other_axis(g: Grower, x: str) -> int:
     """An axis that is neither that of the batch nor that of the channels; theirs, now and then."""
     axes = [a for a in range(1, len(g.shape(x))) if a != KINDS[g.kind]]
-    return g.pick(*axes, *axes, KINDS[g.kind])
+    return g.random.choice([*axes, *axes, KINDS[g.kind]])
 
 
 def indices(g: Grower, shape: tuple[int, ...], below: int) -> str:

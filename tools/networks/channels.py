@@ -163,7 +163,8 @@ def merged(g: Grower, x: str) -> str | None:
     sizes = g.sizes(x)
     other = g.pick(1, 2) if len(sizes) == 4 else 1
     y = g.reshape(x, *sizes[:other], sizes[other] * sizes[other + 1], *sizes[other + 2 :])
-    return g.reshape(smooth(g, y), *(g.number(s) if i and g.chance(0.5) else s for i, s in enumerate(sizes)))
+    back = [size if i and g.chance(0.5) else s for i, (s, size) in enumerate(zip(sizes, g.shape(x), strict=True))]
+    return g.reshape(smooth(g, y), *back)
 
 
 @step(2, "map", "tokens", "line")

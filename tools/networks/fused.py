@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+
 from onnxprune.testing.builder import Operand
 from tools.networks.grower import Grower, step
 from tools.networks.sizes import symbol

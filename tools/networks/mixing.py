@@ -36,9 +36,11 @@ def channel_norm(g: Grower, x: str) -> str | None:
     return g.op("Mul", y, g.near_one(*g.along(x)))
 
 
-@step(4, "tokens", "heads", "sequence", "flat")
+@step(4, "tokens", "heads", "heads", "sequence", "flat", "map", "line")
 def last_axis_norm(g: Grower, x: str) -> str:
-    """LayerNorm and RMSNorm, fused or written out."""
+    """LayerNorm and RMSNorm, fused or written out; over the width of maps, where that is known."""
+    if not g.fixed(x, len(g.shape(x)) - 1):
+        return g.op("Tanh", x)
     c = g.shape(x)[-1]
     kind = g.pick("layer", "rms", "written", "written rms", "lp")
     if kind == "layer" and g.opset >= 17:

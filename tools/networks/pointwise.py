@@ -120,8 +120,10 @@ def joined(g: Grower, x: str) -> str | None:
 def glued(g: Grower, x: str) -> str | None:
     """Behind one another, along the channels or another axis."""
     axis = g.random.randrange(1, len(g.shape(x))) if g.chance(0.3) else g.random.choice([1, len(g.shape(x)) - 1])
-    others = lambda v: [p for a, p in enumerate(g.pairs(v)) if a != axis]  # noqa: E731
-    other = g.fitting(lambda v: others(v) == others(x) and g.fixed(v, axis))
+    size = len(g.pairs(x))
+    other = g.fitting(
+        lambda v: all(g.pairs(v)[a] == g.pairs(x)[a] for a in range(size) if a != axis) and g.fixed(v, axis)
+    )
     if other is None or not g.fixed(x, axis):
         return None
     parts = [x, other, *([x] if g.chance(0.1) else [])]

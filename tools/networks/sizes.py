@@ -15,6 +15,8 @@ from onnxprune.shapes import shell_of
 from onnxprune.testing import Builder
 from onnxprune.testing.builder import Operand
 
+VERSIONS = {"com.microsoft": 1, "ai.onnx.ml": 3}
+
 Pair = tuple[int, int]  # the size of an axis under the first feed and under the second
 
 
@@ -66,10 +68,10 @@ class Sizes(Builder):
         self.declares = random.random() < 0.3  # whether models say it
 
     def ops(self, kind: str, *inputs: Operand, outputs: int | Sequence[str] = 1, **attrs: Any) -> list[str]:
-        """As the builder's; Microsoft's operator set is imported where it is needed first."""
+        """As the builder's; a further operator set is imported where it is needed first."""
         domain = kind.rpartition("::")[0]
         if domain and all(entry.domain != domain for entry in self.imports):
-            self.imports.append(helper.make_opsetid(domain, 1))
+            self.imports.append(helper.make_opsetid(domain, VERSIONS[domain]))
         return super().ops(kind, *inputs, outputs=outputs, **attrs)
 
     def pairs(self, value: str) -> tuple[Pair, ...]:

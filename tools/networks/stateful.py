@@ -91,3 +91,37 @@ def loop(g: Grower, x: str) -> str:
     outputs = [info(f"go{tag}", TensorProto.BOOL, []), info(f"carried{tag}", 1, shape)]
     body = g.subgraph("body", nodes, inputs, outputs)
     return g.like(g.op("Loop", g.const(np.int64(2)), g.const(np.array(True)), x, body=body), x)
+
+
+@step(2, "sequence", since=13)
+def scan(g: Grower, x: str) -> str | None:
+    """A Scan that adds up what it reads, and multiplies it with what is captured."""
+    if not g.fixed(x, 1):
+        return None
+    (_, batch, c), info, tag = g.shape(x), helper.make_tensor_value_info, str(len(g.graph.node))
+    w = g.near_one(c)
+    nodes = [
+        helper.make_node("Add", [f"sum_in{tag}", f"read{tag}"], [f"added{tag}"]),
+        helper.make_node("Tanh", [f"added{tag}"], [f"sum{tag}"]),
+        helper.make_node("Mul", [f"sum{tag}", w], [f"out{tag}"]),
+    ]
+    inputs = [info(f"{name}{tag}", TensorProto.FLOAT, [batch, c]) for name in ("sum_in", "read")]
+    outputs = [info(f"{name}{tag}", TensorProto.FLOAT, [batch, c]) for name in ("sum", "out")]
+    body = g.subgraph("scanned", nodes, inputs, outputs)
+    first = g.const(np.zeros((batch, c), np.float32))
+    _, y = g.ops("Scan", first, x, outputs=2, body=body, num_scan_inputs=1)
+    return g.like(y, x)
+
+
+@step(2, "flat", tag="fused")
+def classical(g: Grower, x: str) -> str:
+    """Operators of ai.onnx.ml on features."""
+    c, kind = g.channels(x), g.pick("Scaler", "Scaler", "Normalizer", "ArrayFeatureExtractor")
+    if kind == "Normalizer":
+        return g.like(g.op("ai.onnx.ml::Normalizer", x, norm=g.pick("L1", "L2", "MAX")), x)
+    if kind == "ArrayFeatureExtractor":
+        picked = [g.random.randrange(c) for _ in range(3)]
+        return g.like(g.op("ai.onnx.ml::ArrayFeatureExtractor", x, picked), x, a1=3)
+    count = g.pick(1, c)
+    scale, offset = (g.rng.uniform(0.5, 1.5, count).tolist() for _ in range(2))
+    return g.like(g.op("ai.onnx.ml::Scaler", x, scale=scale, offset=offset), x)

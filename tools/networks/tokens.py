@@ -154,13 +154,13 @@ def tokens_to_line(g: Grower, x: str) -> str:
     return g.op("Transpose", x, perm=[0, 2, 1])
 
 
-@step(1, "tokens", gives="heads")
+@step(2, "tokens", gives="heads")
 def apart(g: Grower, x: str) -> str | None:
     heads = g.divisor(g.channels(x), 1)
     return g.split_heads(x, heads) if heads else None
 
 
-@step(3, "heads", gives="tokens")
+@step(2, "heads", gives="tokens")
 def together(g: Grower, x: str) -> str:
     return g.merge_heads(x)
 

@@ -1,0 +1,154 @@
+"""Weights that the graph computes from weights: standardised or normalised ones, say, become weights.
+
+A normalisation of a filter mixes its input channels, so that nothing could be cut before it; what it makes can be cut
+like any weight. Only what is no larger than what it is made of is folded, and nothing that is quantised.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import onnx
+from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
+from onnx.external_data_helper import uses_external_data
+
+from onnxprune.errors import OnnxPruneError
+from onnxprune.runtime import session
+from onnxprune.tensors import frame, read_tensor
+
+# Weights go through these as weights: the rules follow them.
+PLAIN = frozenset(
+    ["Identity", "Transpose", "Reshape", "Cast", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Split", "Concat"]
+) | {"Gather"}
+NEVER = frozenset(
+    ["Bernoulli", "Dropout", "DequantizeLinear", "DynamicQuantizeLinear", "Multinomial", "QuantizeLinear"]
+) | {f"Random{kind}{like}" for kind in ("Normal", "Uniform") for like in ("", "Like")}
+FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16})
+SMALLEST = 64  # elements; less is a shape or a scale
+
+
+class Made(NamedTuple):
+    """What a constant value is made of: nodes, constants, and whether any node is more than a change of place."""
+
+    nodes: frozenset[int]
+    constants: frozenset[str]
+    computed: bool
+
+
+def folded(proto: ModelProto, folder: Path | None) -> tuple[ModelProto, tuple[str, ...]]:
+    """A model in which computed weights are weights, and their names.
+
+    Args:
+        proto: the model; not changed.
+        folder: where its external data is.
+    """
+    constants = {t.name: t for t in proto.graph.initializer}
+    constants |= {n.output[0]: n.attribute[0].t for n in proto.graph.node if _is_constant(n)}
+    made = _made(proto.graph.node, set(constants))
+    if not any(m.computed for m in made.values()):
+        return proto, ()
+    read = [(name, i) for i, node in enumerate(proto.graph.node) for name in node.input]
+    left = {out for node in proto.graph.output for out in [node.name]}
+    wanted = [n for n in dict.fromkeys(n for n, i in read if not _inside(proto.graph.node[i], made)) if n in made]
+    wanted = [n for n in wanted if made[n].computed and n not in left]
+    values = _evaluate(proto, wanted, made, constants, folder)
+    kept = {n: t for n, t in values.items() if _fits(t, made[n], constants)}
+    return (_without(proto, kept), tuple(kept)) if kept else (proto, ())
+
+
+def _is_constant(node: NodeProto) -> bool:
+    return node.op_type == "Constant" and len(node.attribute) == 1 and node.attribute[0].name == "value"
+
+
+def _made(nodes: Iterable[NodeProto], constants: set[str]) -> dict[str, Made]:
+    """Every value that is computed from constants alone."""
+    found: dict[str, Made] = {}
+    for index, node in enumerate(nodes):
+        names = [n for n in node.input if n]
+        if not names or node.op_type in NEVER or any(a.HasField("g") or a.graphs for a in node.attribute):
+            continue
+        if all(n in constants or n in found for n in names):
+            parts = [found[n] for n in names if n in found]
+            made = Made(
+                frozenset({index}).union(*(p.nodes for p in parts)),
+                frozenset(n for n in names if n in constants).union(*(p.constants for p in parts)),
+                node.op_type not in PLAIN or any(p.computed for p in parts),
+            )
+            found |= {out: made for out in node.output if out}
+    return found
+
+
+def _inside(node: NodeProto, made: dict[str, Made]) -> bool:
+    return any(out in made for out in node.output)
+
+
+def _evaluate(
+    proto: ModelProto, names: list[str], made: dict[str, Made], constants: dict[str, TensorProto], folder: Path | None
+) -> dict[str, TensorProto]:
+    """The values as tensors; nothing where they cannot be computed."""
+    names = [n for n in names if _sources(made[n], constants) >= SMALLEST]
+    if not names:
+        return {}
+    model = ModelProto(ir_version=proto.ir_version, opset_import=proto.opset_import, functions=proto.functions)
+    model.graph.name = "weights"
+    indices = sorted(set[int]().union(*(made[n].nodes for n in names)))
+    model.graph.node.extend(proto.graph.node[i] for i in indices)
+    for name in sorted(set[str]().union(*(made[n].constants for n in names))):
+        tensor = constants[name]
+        plain = numpy_helper.from_array(read_tensor(tensor, folder), name) if uses_external_data(tensor) else tensor
+        model.graph.initializer.add().CopyFrom(plain)
+        model.graph.initializer[-1].name = name
+    model.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names)
+    try:
+        arrays = session(model, threads=1, optimize=False, arena=False).run(names, {})
+    except (OnnxPruneError, RuntimeError, ValueError):
+        return {}
+    return {n: numpy_helper.from_array(a, n) for n, a in zip(names, arrays, strict=True)}
+
+
+def _sources(made: Made, constants: dict[str, TensorProto]) -> int:
+    """Elements of the float constants that a value is made of."""
+    return sum(math.prod(constants[n].dims) for n in made.constants if constants[n].data_type in FLOATS)
+
+
+def _fits(tensor: TensorProto, made: Made, constants: dict[str, TensorProto]) -> bool:
+    return tensor.data_type in FLOATS and SMALLEST <= math.prod(tensor.dims) <= _sources(made, constants)
+
+
+def _without(proto: ModelProto, weights: dict[str, TensorProto]) -> ModelProto:
+    """The model with these weights, and without the nodes and constants that nothing needs any more."""
+    needed = {o.name for o in proto.graph.output}
+    nodes: list[NodeProto] = []
+    for node in reversed(proto.graph.node):
+        outputs = [o for o in node.output if o]
+        if all(o in weights for o in outputs):
+            continue
+        if any(o in needed for o in outputs) or not outputs:
+            nodes.append(node)
+            needed |= {*node.input, *_captured(node)}
+    before = {o for node in proto.graph.node for o in node.output}
+    model = frame(proto)
+    model.graph.ClearField("node")
+    model.graph.node.extend(reversed(nodes))
+    read_before = {n for node in proto.graph.node for n in (*node.input, *_captured(node))}
+    model.graph.initializer.extend(t for t in proto.graph.initializer if t.name in needed or t.name not in read_before)
+    model.graph.initializer.extend(weights.values())
+    there = {o for node in nodes for o in node.output} | {i.name for i in proto.graph.input}
+    infos = [v for v in proto.graph.value_info if v.name not in before or v.name in there]
+    model.graph.ClearField("value_info")
+    model.graph.value_info.extend(infos)
+    return model
+
+
+def _captured(node: NodeProto) -> set[str]:
+    """Names that subgraphs read, their own included: too many does no harm."""
+    found: set[str] = set()
+    for attribute in node.attribute:
+        for graph in [attribute.g] if attribute.HasField("g") else attribute.graphs:
+            found |= {o.name for o in graph.output}
+            for inner in graph.node:
+                found |= {*inner.input, *_captured(inner)}
+    return found
