@@ -199,11 +199,7 @@ def _problem(coupling: Coupling, scores: NDArray[np.float64], limits: Limits) ->
     if limits.align < 1:
         raise OptionError(f"--align {limits.align}: write a whole number from 1, or auto")
     count = np.bincount(coupling.group_of, minlength=len(coupling.groups)).astype(np.intp)
-    per_unit = coupling.per_unit.tocsc()
-    step = np.ones_like(count)
-    for group in range(len(count)):
-        taken = per_unit.data[per_unit.indptr[group] : per_unit.indptr[group + 1]]
-        step[group] = limits.align // gcd(limits.align, int(taken.min(initial=1e9)))
+    step = _steps(coupling, limits.align)
     # The step is per unit; a group of fewer units than one step stays whole.
     frozen = (count <= 1) | (count <= step)
     frozen |= np.bincount(coupling.group_of, weights=np.isnan(scores), minlength=len(count)) > 0
@@ -218,6 +214,25 @@ def _problem(coupling: Coupling, scores: NDArray[np.float64], limits: Limits) ->
             fixed[group] = min(-(-units // whole) * whole, int(count[group]))
     order = [g.units[np.argsort(scores[g.units], kind="stable")] for g in coupling.groups]
     return _Problem(coupling, count, step, frozen, fixed, order, scores)
+
+
+def _steps(coupling: Coupling, align: int) -> Counts:
+    """Units by which the width of each group may change: what keeps the channels that are contracted aligned.
+
+    A head of 64 channels is aligned by itself; the axis that counts heads is nobody's channels.
+    """
+    class_of = coupling.solution.class_of
+    channels = {class_of.get(d, -1) for _, spec in coupling.linears for d in (spec.w_in, spec.w_out)} - {-1}
+    contracted = np.zeros(len(coupling.solution.sizes), dtype=bool)
+    contracted[list(channels)] = True
+    per_unit = coupling.per_unit.tocsc()
+    steps = np.ones(len(coupling.groups), dtype=np.intp)
+    for group in range(len(steps)):
+        span = slice(per_unit.indptr[group], per_unit.indptr[group + 1])
+        taken, rows = per_unit.data[span], per_unit.indices[span]
+        widths = taken[contracted[rows]] if contracted[rows].any() else taken
+        steps[group] = align // gcd(align, *widths.astype(int).tolist())
+    return steps
 
 
 def kept_whole(coupling: Coupling, patterns: Sequence[str]) -> NDArray[np.bool_]:

@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-from google.protobuf.message import DecodeError
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
-from onnxprune.errors import ModelError, one_line
 from onnxprune.folding import folded
 from onnxprune.inlining import inlined
+from onnxprune.opening import check, read_model
 from onnxprune.shapes import Shape, shapes_of, shell_of, without_weights
 from onnxprune.tensors import read_tensor, tensors_of
 
@@ -165,16 +163,10 @@ def load(model: str | os.PathLike[str] | ModelProto, shapes: Mapping[str, tuple[
     if isinstance(model, Graph):
         raise TypeError("load() takes a path or a ModelProto")
     path = None if isinstance(model, ModelProto) else Path(model)
-    proto = model if isinstance(model, ModelProto) else _read(Path(model))
+    proto = model if isinstance(model, ModelProto) else read_model(Path(model))
     name = str(path) if path else "the model"
-    if not proto.HasField("graph") or not proto.graph.node:
-        raise ModelError(f"{name}: not an ONNX model, or one without nodes; export the model again")
-    if not proto.opset_import and proto.ir_version >= 3:
-        raise ModelError(f"{name}: says no operator set, so it is cut off or broken; copy or export it again")
-    if any(isinstance(text, bytes) for text in _texts(proto)):
-        raise ModelError(f"{name}: has names that are not text, so it is broken; copy or export it again")
+    check(proto, path, name)
     proto, functions = inlined(proto)
-    _check_external(proto, path, name)
     proto, weights = folded(proto, path.parent if path else None)
     constants = {t.name: t for t in proto.graph.initializer}
     constants |= {n.output[0]: t for n in proto.graph.node if (t := _constant_node(n)) is not None}
@@ -215,55 +207,6 @@ def data_files(graph: Graph) -> set[Path]:
     """The files in which a model keeps weights outside its own."""
     folder = graph.folder or Path()
     return {folder / ExternalDataInfo(t).location for t in tensors_of(graph.proto) if uses_external_data(t)}
-
-
-def _read(path: Path) -> ModelProto:
-    try:
-        return onnx.load_model(path, format="protobuf", load_external_data=False)
-    except FileNotFoundError as error:
-        raise ModelError(f"{path}: no such file; check the path") from error
-    except OSError as error:
-        raise ModelError(f"{path}: cannot be read ({one_line(error, 200)})") from error
-    except (DecodeError, ValueError, RuntimeError) as error:
-        raise ModelError(f"{path}: not an ONNX model, or a truncated one; export or copy it again") from error
-
-
-def _texts(proto: ModelProto) -> Iterator[str | bytes]:
-    """Every string by which nodes and values are known; protobuf hands out broken UTF-8 as bytes."""
-    yield from (proto.producer_name, proto.producer_version, proto.domain, proto.doc_string)
-    graphs = [proto.graph]
-    while graphs:
-        graph = graphs.pop()
-        yield from (graph.name, graph.doc_string)
-        for node in graph.node:
-            yield from (node.name, node.op_type, node.domain, node.doc_string, *node.input, *node.output)
-            for attribute in node.attribute:
-                yield attribute.name
-                graphs += [attribute.g] if attribute.type == AttributeProto.GRAPH else attribute.graphs
-        for named in (*graph.initializer, *graph.input, *graph.output, *graph.value_info):
-            yield from (named.name, named.doc_string)
-        for info in (*graph.input, *graph.output, *graph.value_info):
-            yield from (dim.dim_param for dim in info.type.tensor_type.shape.dim)
-
-
-def _check_external(proto: ModelProto, path: Path | None, name: str) -> None:
-    folder = (path.parent if path else Path()).resolve()
-    for tensor in tensors_of(proto):
-        if not uses_external_data(tensor):
-            continue
-        if path is None:
-            raise ModelError(f"tensor {tensor.name!r} is in an external file; pass the model's path, or load its data")
-        info = ExternalDataInfo(tensor)
-        where = (folder / info.location).resolve()
-        if not where.is_relative_to(folder) or not info.location:
-            raise ModelError(
-                f"{name}: tensor {tensor.name!r} points outside the model's folder ({info.location!r}); refused"
-            )
-        if not where.is_file():
-            raise ModelError(f"{name}: external data {info.location!r} of tensor {tensor.name!r} is missing")
-        end = (info.offset or 0) + (info.length or 0)
-        if where.stat().st_size < end:
-            raise ModelError(f"{name}: external data {info.location!r} is cut off; copy it again")
 
 
 def _constant_node(node: NodeProto) -> TensorProto | None:

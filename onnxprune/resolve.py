@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import reduce
 
 import numpy as np
 import onnx
@@ -17,11 +16,12 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxprune.graph import Graph, Node
 from onnxprune.shapeflow import ShapeFlow
 from onnxprune.shapes import Shape, infer, shapes_of
-from onnxprune.sizes import Size, canonical, parse, product, quotient, total
+from onnxprune.sizes import Size, canonical, parse, product, quotient, summed, total
 from onnxprune.symbolic import infer_symbolically
 
 # Names that ONNX's inference gives to sizes that it does not know.
 GIVEN = "unk__"
+MANY = 8  # open sizes whose sum nothing is equal to, or divides
 
 
 def resolve(graph: Graph) -> tuple[Graph, ShapeFlow]:
@@ -233,7 +233,8 @@ def _concat(now: _Pass, node: Node) -> Shape:
         return None
     known = [p for p in parts if p is not None]
     axis = node.attrs["axis"] % len(known[0])
-    joined = reduce(total, [s for p in known if (s := p[axis]) is not None])
+    parts_of = [s for p in known if (s := p[axis]) is not None]
+    joined = summed(parts_of) if sum(isinstance(s, str) for s in parts_of) <= MANY else None
     # Elsewhere the parts agree: what one of them knows holds for all.
     others = [next((p[a] for p in known if isinstance(p[a], int)), known[0][a]) for a in range(len(known[0]))]
     return tuple(joined if a == axis else s for a, s in enumerate(others))

@@ -67,6 +67,11 @@ def total(a: Size, b: Size, sign: int = 1) -> Size:
     return text(_sum([(1, parse(a)), (sign, parse(b))]))
 
 
+def summed(sizes: Iterable[Size]) -> Size:
+    """All sizes added."""
+    return text(_sum([(1, parse(s)) for s in sizes]))
+
+
 def applied(name: str, *sizes: Size) -> Size:
     """An atom: what the function called `name` makes of sizes."""
     return f"{name}({', '.join(str(text(parse(s))) for s in sizes)})"

@@ -189,6 +189,23 @@ def test_alignment_counts_the_indices_that_a_unit_takes() -> None:
     assert kept(coupling, choose(coupling, "channels=0.6", align=8)) == {"w1": 8, "w2": 8}
 
 
+def test_heads_are_aligned_by_their_width() -> None:
+    """Twelve heads of 16 channels may become any number: the axis that counts them is nobody's channels."""
+    b = Builder()
+    x = b.input("x", 2, 5, 6)
+
+    def heads(name: str) -> str:
+        y = b.op("MatMul", x, b.weight(6, 192, name=name, fan=6))
+        return b.op("Transpose", b.op("Reshape", y, [2, 5, 12, 16]), perm=[0, 2, 1, 3])
+
+    scores = b.op("MatMul", heads("q"), b.op("Transpose", heads("k"), perm=[0, 1, 3, 2]))
+    y = b.op("MatMul", b.op("Softmax", b.op("Add", scores, b.weight(12, 5, 5, name="table"))), heads("v"))
+    y = b.op("Reshape", b.op("Transpose", y, perm=[0, 2, 1, 3]), [2, 5, 192])
+    coupling = couple(load(b.model(b.op("MatMul", y, b.weight(192, 6, name="o", fan=192)))))
+    removed = choose(coupling, "channels=0.5", align=16)
+    assert removed.sum() == 6
+
+
 def test_an_alignment_below_one(coupling: Coupling) -> None:
     with pytest.raises(OptionError, match="--align 0"):
         choose(coupling, "macs=0.5", align=0)

@@ -39,30 +39,9 @@ LEFT_OUT = {
     "com.microsoft::QAttention": "rounds its scores",
 }
 # Steps that have many operators to draw from.
-CROWDED = [
-    "bits",
-    "boxes",
-    "channel_norm",
-    "classical",
-    "compared",
-    "constant",
-    "elements_scattered",
-    "gelus",
-    "joined",
-    "last_axis_norm",
-    "multi_head",
-]
-CROWDED += [
-    "integer_products",
-    "of_onnx",
-    "on_integers",
-    "ordered",
-    "over_channels",
-    "pooled",
-    "pooled_integers",
-    "sampled",
-    "softmax",
-]
+CROWDED = ["bits", "boxes", "channel_norm", "classical", "compared", "constant", "elements_scattered", "gelus"]
+CROWDED += ["integer_products", "joined", "last_axis_norm", "multi_head", "of_onnx", "on_integers", "ordered"]
+CROWDED += ["over_channels", "pooled", "pooled_integers", "sampled", "softmax"]
 BATCHES, EACH = 10, 20
 
 

@@ -179,6 +179,17 @@ def test_external_data_outside_the_folder(external: Path) -> None:
         load(external)
 
 
+@pytest.mark.parametrize(("key", "value"), [("offset", "-4"), ("length", "many")])
+def test_external_data_at_no_place(key: str, value: str, external: Path) -> None:
+    model = onnx.load(external, load_external_data=False)
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            entry.value = value if entry.key == key else entry.value
+    external.write_bytes(model.SerializeToString())
+    with pytest.raises(ModelError, match=r"model.onnx: tensor '.*export the model again"):
+        load(external)
+
+
 def test_external_data_of_a_model_in_memory(external: Path) -> None:
     with pytest.raises(ModelError, match="pass the model's path"):
         load(onnx.load(external, load_external_data=False))
@@ -226,7 +237,17 @@ def without_opset(path: Path) -> None:
     path.write_bytes(model.SerializeToString())
 
 
-@pytest.mark.parametrize("spoil", [garbage, empty, truncated, without_nodes, without_opset], ids=lambda f: f.__name__)
+def garbled(path: Path) -> None:
+    model = small()
+    body = [helper.make_node("Relu", ["x"], ["garbled"])]
+    model.functions.append(helper.make_function("acme", "F", ["x"], ["garbled"], body, [helper.make_opsetid("", 17)]))
+    path.write_bytes(model.SerializeToString().replace(b"garbled", b"garb\xff\xfed"))
+
+
+BAD = [garbage, empty, truncated, without_nodes, without_opset, garbled]
+
+
+@pytest.mark.parametrize("spoil", BAD, ids=lambda f: f.__name__)
 def test_files_that_are_no_models(spoil: Callable[[Path], None], tmp_path: Path) -> None:
     path = tmp_path / "bad.onnx"
     spoil(path)

@@ -60,11 +60,10 @@ def softmax(b: Builder, y: str, before: int, since_13: int) -> str:
     return b.op("Softmax", y, axis=since_13 if b.imports[0].version >= 13 else before)
 
 
-def builder(opset: int) -> Builder:
+def builder(opset: int, least: int = 3) -> Builder:
     """The IR version of the time: initializers are inputs, too, until 3."""
-    return Builder(
-        opset, ir_version={7: 3, 8: 3, 9: 4, 10: 5, 11: 6, 12: 7, 13: 7, 14: 7}.get(opset, 8 if opset < 19 else 10)
-    )
+    times = {7: 3, 8: 3, 9: 4, 10: 5, 11: 6, 12: 7, 13: 7, 14: 7}
+    return Builder(opset, ir_version=max(least, times.get(opset, 8 if opset < 19 else 10)))
 
 
 @pytest.mark.parametrize("opset", OPSETS)
@@ -91,7 +90,7 @@ def test_convolutions(opset: int) -> None:
 @pytest.mark.parametrize("opset", OPSETS)
 def test_shapes(opset: int) -> None:
     """Flatten, reshape, squeeze, unsqueeze, transpose, gather, cast, reductions, TopK."""
-    b = builder(opset)
+    b = builder(opset, 4)
     y = b.gemm(b.input("x", 5, 3), 8, name="a")
     y = with_ints(b, "Unsqueeze", y, 13, "axes", [1])
     y = b.op("Transpose", with_ints(b, "Squeeze", y, 13, "axes", [1]), perm=[1, 0])
@@ -110,7 +109,7 @@ def test_shapes(opset: int) -> None:
 @pytest.mark.parametrize("opset", OPSETS)
 def test_attention(opset: int) -> None:
     """Heads by Reshape and Transpose, and a softmax in the spelling of the time."""
-    b = builder(opset)
+    b = builder(opset, 4)
     x = b.input("x", 2, 5, 6)
     parts = [b.op("Reshape", b.op("MatMul", x, b.weight(6, 12, name=name, fan=6)), [2, 5, 3, 4]) for name in "qkv"]
     q, v = (b.op("Transpose", parts[i], perm=[0, 2, 1, 3]) for i in (0, 2))
@@ -147,7 +146,8 @@ def test_quantised(opset: int) -> None:
     y = b.op("DequantizeLinear", y, 0.02, np.array(3, np.uint8))
     count = 6 if opset >= 13 else None
     scale = b.const(np.asarray(b.rng.uniform(0.004, 0.006, count)).astype(np.float32), "scale")
-    points, attrs = np.zeros(count or (), np.int8), {"axis": 0} if count else {}
+    attrs: dict[str, Any] = {"axis": 0} if count else {}
+    points: Any = np.zeros(count or (), np.int8)
     w = b.const(b.rng.integers(-127, 128, (6, 8, 1, 1)).astype(np.int8), "w")
     y = b.op("Conv", y, b.op("DequantizeLinear", w, scale, points, **attrs))
     result = prove(b.model(close(b, b.op("Relu", y), name="out")), rounds=1)

@@ -26,6 +26,7 @@ ROOMS = (
     "shapes",
     "symbolic",
     "tensors",
+    "opening",
     "inlining",
     "folding",
     "graph",

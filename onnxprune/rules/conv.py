@@ -59,6 +59,8 @@ def conv(n: NodeView) -> Iterator[Constraint]:
 
 
 def _grouped(n: NodeView, groups: int, outer: Dim, inner: Dim, full: Dim, part: Dim) -> Iterator[Constraint]:
+    for size in (n.shape(0)[1], n.out_shape()[1]):
+        size_of(size, "the channels")
     wide = size_of(n.shape(1)[0], "the weights") // groups  # indices of `full` in a group
     narrow = size_of(n.shape(1)[1], "the weights")  # indices of `part`, = indices of `inner` in a group
     total, across = np.arange(groups * wide), np.arange(groups * narrow)

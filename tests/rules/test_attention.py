@@ -159,3 +159,66 @@ def test_microsoft_rotary_embedding() -> None:
     y = b.op(f"{MS}MultiHeadAttention", *rotated, v, num_heads=HEADS)
     result = prove(b.model(out(b, y)))
     assert result.choices("q", 1) == result.choices("v", 1) == [HEADS]
+
+
+@pytest.mark.parametrize("keys", [4, 2])
+@pytest.mark.parametrize("rank", [3, 4])
+def test_caches_and_scores_of_onnx_attention(rank: int, keys: int) -> None:
+    """Computed caches lose the heads of the new keys and values; scores and masks have one index a query head."""
+    b, past = Builder(23), 3
+    x, before = b.input("x", 2, TOKENS, 6), b.input("before", 2, past, 6)
+
+    def apart(name: str, count: int, y: str, tokens: int) -> str:
+        y = b.op("Reshape", project(b, y, name, count * WIDTH), [2, tokens, count, WIDTH])
+        return b.op("Transpose", y, perm=[0, 2, 1, 3])
+
+    counts = {"q": HEADS, "k": keys, "v": keys}
+    parts = [
+        project(b, x, name, count * WIDTH) if rank == 3 else apart(name, count, x, TOKENS)
+        for name, count in counts.items()
+    ]
+    caches = [apart(name, keys, before, past) for name in ("pk", "pv")]
+    mask = b.weight(1, HEADS, TOKENS, TOKENS + past, name="mask")
+    attrs: dict[str, Any] = {"q_num_heads": HEADS, "kv_num_heads": keys} if rank == 3 else {}
+    y, _, values, qk = b.ops(
+        "Attention", *parts, mask, *caches, outputs=4, softcap=2.0, qk_matmul_output_mode=1, **attrs
+    )
+    if rank == 4:
+        y = b.op("Reshape", b.op("Transpose", y, perm=[0, 2, 1, 3]), [2, TOKENS, HEADS * WIDTH])
+    y = b.op("MatMul", y, b.weight(HEADS * WIDTH, 6, name="out", fan=8))
+    mixed = b.op("Conv", qk, b.weight(3, HEADS, 1, 1, name="mix"))
+    read = b.op("Conv", values, b.weight(3, keys, 1, 1, name="read"))
+    result = prove(b.model(y, mixed, read))
+    for name in ("q", "k", "pk"):
+        assert result.choices(name, 1) == [keys]
+    assert result.choices("mask", 1) == result.choices("mix", 1) == result.choices("read", 1) == [keys]
+    assert result.shape("mask") == (1, HEADS // 2, TOKENS, TOKENS + past)
+
+
+def test_lengths_of_a_padded_cache() -> None:
+    """nonpad_kv_seqlen, from opset 24 on."""
+    b = Builder(24)
+    x = b.input("x", 2, TOKENS, 6)
+    parts = [project(b, x, name) for name in "qkv"]
+    lengths = b.const(np.array([3, 5]))
+    y = b.op("Attention", *parts, None, None, None, lengths, q_num_heads=HEADS, kv_num_heads=HEADS)
+    result = prove(b.model(b.op("MatMul", y, b.weight(HEADS * WIDTH, 6, name="out", fan=8))))
+    assert result.choices("q", 1) == result.choices("v", 1) == result.choices("out") == [HEADS]
+
+
+def test_a_cache_that_is_written_in_place() -> None:
+    """TensorScatter, from opset 24 on: heads pass."""
+    b = Builder(24)
+    x = b.input("x", 2, 1, 6)
+    q, k, v = (
+        b.op("Transpose", b.op("Reshape", project(b, x, name), [2, 1, HEADS, WIDTH]), perm=[0, 2, 1, 3])
+        for name in "qkv"
+    )
+    place = b.const(np.array([1, 2]))
+    k, v = (
+        b.op("TensorScatter", b.weight(2, HEADS, 4, WIDTH, name=f"past.{name}", fan=8), y, place, axis=2)
+        for name, y in (("k", k), ("v", v))
+    )
+    y = b.op("Reshape", b.op("Transpose", b.op("Attention", q, k, v), perm=[0, 2, 1, 3]), [2, 1, HEADS * WIDTH])
+    result = prove(b.model(b.op("MatMul", y, b.weight(HEADS * WIDTH, 6, name="out", fan=8))))
+    assert result.choices("q", 1) == result.choices("past.k", 1) == [HEADS]

@@ -30,10 +30,17 @@ def fused(b: Builder, y: str, activation: str) -> str:
     [
         lambda b, y: b.op("Clip", y, np.array([0.5], np.float32), np.array([1.0], np.float32)),
         lambda b, y: b.op("Shrink", y, bias=1.0, lambd=-0.5),
+        lambda b, y: b.op("Pow", b.op("Relu", y), b.near_one(8, 1, 1)),
         lambda b, y: fused(b, y, "Sigmoid"),
         lambda b, y: fused(b, y, "Relu"),
     ],
-    ids=["clip with bounds of one axis", "shrink that moves zero", "fused sigmoid", "fused relu"],
+    ids=[
+        "clip with bounds of one axis",
+        "shrink that moves zero",
+        "an exponent for each channel",
+        "fused sigmoid",
+        "fused relu",
+    ],
 )
 def test_what_does_not_keep_zero_is_not_summed_over(middle: Callable[[Builder, str], str]) -> None:
     oracle(sandwich(lambda b, y: reduced(b, middle(b, y))), 0.5)
@@ -81,3 +88,25 @@ def test_a_resize_that_keeps_the_size_by_rounding_is_locked() -> None:
 
     result = oracle(sandwich(middle), 0.5)
     assert not result.can_cut("w1")
+
+
+def test_a_shared_scale_whose_size_is_read() -> None:
+    """Its other readers are cut; what reads its size goes on reading the whole."""
+
+    def middle(b: Builder, y: str) -> str:
+        scale = b.near_one(1, 8, 1, 1, name="scale")
+        y = b.op("Mul", y, scale)
+        size = b.op("Gather", b.op("Shape", scale), [1])
+        y = b.op("Tanh", b.op("Reshape", y, b.op("Concat", [2], size, [36], axis=0)))
+        return b.op("Reshape", y, [2, -1, 6, 6])
+
+    prove(sandwich(middle))
+
+
+def test_a_grouped_convolution_of_channels_whose_number_is_not_known() -> None:
+    def middle(b: Builder, y: str) -> str:
+        y = b.op("Compress", y, b.const(np.arange(8) % 4 != 1), axis=1)
+        return b.op("Conv", y, b.weight(9, 2, 1, 1, name="grouped"), group=3)
+
+    result = oracle(sandwich(middle), 0.5)
+    assert not result.can_cut("w1") and not result.can_cut("grouped", 1)

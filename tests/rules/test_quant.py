@@ -94,16 +94,33 @@ def test_fake_quantisation_of_a_float_weight() -> None:
     assert result.can_cut("w1")
 
 
-def test_blocks_of_scales_lock() -> None:
+@pytest.mark.parametrize("axis", [0, 1])
+def test_blocks_of_scales(axis: int) -> None:
+    """From opset 21 on: neighbours along an axis share a scale, and go together."""
+
     def middle(b: Builder, y: str) -> str:
         values = b.const(b.rng.integers(-128, 128, (6, 8)).astype(np.int8), "w")
-        scale = b.const(b.rng.uniform(0.01, 0.02, (6, 4)).astype(np.float32))
-        w = b.op("DequantizeLinear", values, scale, axis=1, block_size=2)
+        shape = (6, 4) if axis == 1 else (3, 8)
+        scale = b.const(b.rng.uniform(0.01, 0.02, shape).astype(np.float32), "scale")
+        w = b.op("DequantizeLinear", values, scale, axis=axis, block_size=2)
+        return b.op("Gemm", b.op("Flatten", b.op("GlobalAveragePool", y)), w, transB=1)
+
+    result = prove(sandwich(middle, opset=21))
+    assert result.choices("w1") == result.choices("scale", 1) == ([4] if axis == 1 else [8])
+    assert result.choices("w") == result.choices("scale") == ([6] if axis == 1 else [3])
+    assert result.shape("scale") == ((3, 2) if axis == 1 else (2, 4))
+
+
+def test_blocks_with_zero_points_lock() -> None:
+    def middle(b: Builder, y: str) -> str:
+        values = b.const(b.rng.integers(0, 255, (6, 8)).astype(np.uint8), "w")
+        scale, point = b.const(b.rng.uniform(0.01, 0.02, (6, 4)).astype(np.float32)), np.full((6, 4), 128, np.uint8)
+        w = b.op("DequantizeLinear", values, scale, point, axis=1, block_size=2)
         return b.op("Gemm", b.op("Flatten", b.op("GlobalAveragePool", y)), w, transB=1)
 
     result = prove(sandwich(middle, opset=21))
     assert not result.can_cut("w1")
-    assert "blocked quantisation" in result.reason("w", 1)
+    assert result.reason("w", 1) == "blocked quantisation with zero points"
 
 
 def test_zeros_of_quantised_weights_reach_weights_that_are_computed() -> None:

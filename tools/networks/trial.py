@@ -89,7 +89,7 @@ def attempt(model: ModelProto, cut: Cut) -> Trial:
         noise = kind == "mismatch" and is_noise(model, cut, seen)
         return Trial(str(error), kind, noise)
     except OnnxPruneError as error:
-        if cut.optimize and not loads(model):  # ONNX Runtime's own affair
+        if cut.optimize and not runs(model, given):  # ONNX Runtime's own affair
             return attempt(model, replace(cut, optimize=False))
         return Trial(f"{type(error).__name__}: {error}", f"refusal {type(error).__name__}")
     except Exception as error:
@@ -103,10 +103,10 @@ def attempt(model: ModelProto, cut: Cut) -> Trial:
     return Trial(ops=ops, cut_ops=touched)
 
 
-def loads(model: ModelProto) -> bool:
-    """Whether ONNX Runtime takes a model with its optimisations."""
+def runs(model: ModelProto, given: Sequence[Feed]) -> bool:
+    """Whether ONNX Runtime runs a model with its optimisations."""
     try:
-        runtime.session(model, threads=1, arena=False)
+        run(model, given, True)
     except OnnxPruneError:
         return False
     return True
