@@ -35,16 +35,20 @@ keeps_zero("all", "Concat")
 def concat(n: NodeView) -> Iterator[Constraint]:
     """Along `axis` the inputs follow one another; the other axes agree."""
     axis = n.attrs.get("axis", 1) % len(n.out_shape())
+    sizes = [n.shape(slot)[axis] for slot in range(len(n.node.inputs))]
+    known = [size for size in sizes if isinstance(size, int)]
     start = 0
-    for slot in range(len(n.node.inputs)):
+    for slot, size in enumerate(sizes):
         for x, y in zip(n.xs(slot), n.ys(), strict=True):
             if x.axis != axis:
                 yield Tie(x, y)
-        size = n.shape(slot)[axis]
-        if not isinstance(size, int):
-            raise Unknown(f"the size of input {slot} along the axis is not known")
-        yield Tie(n.x(slot, axis), n.y(axis), np.arange(size), np.arange(start, start + size))
-        start += size
+        if len(known) < len(sizes):
+            yield Lock(n.x(slot, axis), "it is joined with an axis of open size")
+        elif isinstance(size, int):
+            yield Tie(n.x(slot, axis), n.y(axis), np.arange(size), np.arange(start, start + size))
+            start += size
+    if len(known) < len(sizes):
+        yield Lock(n.y(axis), "it is joined with an axis of open size")
 
 
 @rule("Split")

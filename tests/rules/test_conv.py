@@ -131,7 +131,8 @@ def test_transposed(spatial: tuple[int, ...], group: int, narrow: int, freedom: 
 @pytest.mark.parametrize("op", ["Conv", "ConvTranspose"])
 def test_a_computed_weight_locks_what_it_contracts(op: str) -> None:
     def middle(b: Builder, y: str) -> str:
-        return b.op(op, b.op("Sigmoid", y), b.op("Sigmoid", b.weight(8, 8, 1, 1, name="w")))
+        shift = b.input("shift")  # or else the weight would be folded
+        return b.op(op, b.op("Sigmoid", y), b.op("Sigmoid", b.op("Add", b.weight(8, 8, 1, 1, name="w"), shift)))
 
     result = prove(sandwich(middle))
     contracted, free = (1, 0) if op == "Conv" else (0, 1)
