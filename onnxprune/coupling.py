@@ -58,7 +58,7 @@ def couple(graph: Graph, options: Options | None = None) -> Coupling:
     for name, text in [
         *((n, "a graph input") for n in graph.inputs),
         *((n, "a graph output") for n in graph.outputs),
-        *((n, "no node reads it") for n in graph.constants if n not in graph.consumers),
+        *((n, "no node reads it") for n in graph.constants if n not in graph.consumers and n not in graph.captured),
     ]:
         _lock_value(solver, graph, name, solver.cause(None, text))
     for node in graph.nodes:

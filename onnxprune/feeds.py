@@ -25,9 +25,18 @@ Inputs: TypeAlias = Mapping[str, tuple[Any, Sequence[Axis] | None]]  # name -> d
 Shapes: TypeAlias = Mapping[str, Sequence[int]]
 Source: TypeAlias = str | os.PathLike[str] | Mapping[str, Any] | Iterable[Any]
 
-# What free axes become where nobody says: sides and channels of an image, anything else. A free first axis is
-# 1.
-SIDE, CHANNELS, OTHER = 224, 3, 16
+
+class Defaults(NamedTuple):
+    """What free axes become where nobody says: the batch, sides and channels of an image, anything else."""
+
+    batch: int = 1
+    side: int = 224
+    channels: int = 3
+    other: int = 16
+
+
+USUAL = Defaults()
+UNUSUAL = Defaults(batch=2, side=256, other=11)  # a second opinion
 
 
 class InputSpec(NamedTuple):
@@ -128,12 +137,11 @@ class FeedShapes:
     assumed: tuple[str, ...]
 
 
-def choose_shapes(inputs: Inputs, given: Shapes | None = None) -> FeedShapes:
-    """Fix every free axis: from `given` (input name -> whole shape), else by the stated defaults.
+def choose_shapes(inputs: Inputs, given: Shapes | None = None, defaults: Defaults = USUAL) -> FeedShapes:
+    """Fix every free axis: from `given` (input name -> whole shape), else by the defaults.
 
-    A free first axis and any axis named like a batch becomes 1; the sides of an image-like input 224, its
-    channels 3; other axes 16. An axis name has one size in all inputs, and a name such as `past + seq` is a
-    sum.
+    A free first axis and any axis named like a batch is the batch; an image-like input has sides and channels. An axis
+    name has one size in all inputs, and a name such as `past + seq` is a sum.
 
     Raises:
         ShapeError: `given` names no input or contradicts a fixed axis.
@@ -147,10 +155,10 @@ def choose_shapes(inputs: Inputs, given: Shapes | None = None) -> FeedShapes:
     for spec in open_specs.values():
         for index, axis in enumerate(spec.shape or ()):
             if isinstance(axis, str) and "+" not in axis:
-                sizes.setdefault(axis, _default(index, axis, spec))
+                sizes.setdefault(axis, _default(index, axis, spec, defaults))
     assumed = []
     for name, spec in open_specs.items():
-        chosen[name] = tuple(_size(index, axis, spec, sizes) for index, axis in enumerate(spec.shape or ()))
+        chosen[name] = tuple(_size(index, axis, spec, sizes, defaults) for index, axis in enumerate(spec.shape or ()))
         if spec.shape is None or any(map(is_free, spec.shape)):
             assumed.append(f"input '{name}' {spec} was fed as {list(chosen[name])}")
     return FeedShapes(chosen, tuple(assumed))
@@ -168,30 +176,32 @@ def _bind(name: str, shape: tuple[int, ...], specs: Mapping[str, InputSpec]) -> 
     return {axis: size for axis, size in zip(axes, shape, strict=True) if isinstance(axis, str)}
 
 
-def _size(index: int, axis: Axis, spec: InputSpec, sizes: Mapping[str, int]) -> int:
+def _size(index: int, axis: Axis, spec: InputSpec, sizes: Mapping[str, int], defaults: Defaults) -> int:
     if isinstance(axis, int) and axis >= 0:
         return axis
     terms = re.split(r"\s*\+\s*", axis.strip()) if isinstance(axis, str) else []
     if terms and all(term in sizes or term.isdigit() for term in terms):
         return sum(sizes[term] if term in sizes else int(term) for term in terms)
-    return _default(index, axis, spec)
+    return _default(index, axis, spec, defaults)
 
 
-def _default(index: int, axis: Axis, spec: InputSpec) -> int:
+def _default(index: int, axis: Axis, spec: InputSpec, defaults: Defaults) -> int:
     name, shape = axis.lower() if isinstance(axis, str) else "", spec.shape or ()
     sequence = re.search("seq|len|past|token", name)
     if "batch" in name or (index == 0 and not sequence):
-        return 1
+        return defaults.batch
     if sequence or len(shape) != 4 or not (is_float(spec.dtype) or spec.dtype == np.uint8):
-        return OTHER
+        return defaults.other
     if shape[3] in (1, 3, 4) and is_free(shape[1]):  # channels last
-        return SIDE
+        return defaults.side
     if shape[1] in (1, 3, 4) or (is_free(shape[2]) and is_free(shape[3])):
-        return CHANNELS if index == 1 else SIDE
-    return OTHER
+        return defaults.channels if index == 1 else defaults.side
+    return defaults.other
 
 
-def random_feeds(model: Any, seed: int = 0, count: int = 1, shapes: Shapes | None = None) -> list[Feed]:
+def random_feeds(
+    model: Any, seed: int = 0, count: int = 1, shapes: Shapes | None = None, defaults: Defaults = USUAL
+) -> list[Feed]:
     """Reproducible feeds for a model (as `input_specs` takes it), with free axes as `choose_shapes` says.
 
     Floats are N(0, 1), integers 0 or 1 (safe as token or index; 0 to 255 for 4-D uint8 images), booleans
@@ -201,7 +211,7 @@ def random_feeds(model: Any, seed: int = 0, count: int = 1, shapes: Shapes | Non
         ModelError, DataError, ShapeError: as `input_specs` and `choose_shapes` do.
     """
     specs = input_specs(model)
-    chosen = choose_shapes(specs, shapes).shapes
+    chosen = choose_shapes(specs, shapes, defaults).shapes
     streams = [np.random.default_rng([seed, index]) for index in range(count)]
     return [{name: _draw(rng, name, spec.dtype, chosen[name]) for name, spec in specs.items()} for rng in streams]
 

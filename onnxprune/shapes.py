@@ -18,7 +18,7 @@ Shape = tuple[int | str | None, ...] | None
 SHAPE_DATA = 64
 
 # Operators that ONNX cannot infer; their output is like their first input.
-LIKE_INPUT = frozenset({"GroupNormalization", "MeanVarianceNormalization"})
+LIKE_INPUT = frozenset({"GroupNormalization", "MeanVarianceNormalization", "Scaler", "Normalizer"})
 
 
 def shell_of(proto: ModelProto, given: Mapping[str, tuple[int, ...]], name: str) -> ModelProto:
@@ -71,7 +71,7 @@ def without_weights(proto: ModelProto) -> ModelProto:
         if node.op_type == "Constant" and len(node.attribute) == 1 and node.attribute[0].name == "value":
             light = graph.node.add(op_type="Constant", domain=node.domain, output=node.output)
             light.attribute.add(name="value", type=onnx.AttributeProto.TENSOR).t.CopyFrom(_light(node.attribute[0].t))
-        elif node.op_type in LIKE_INPUT and node.domain in ("", "ai.onnx"):
+        elif node.op_type in LIKE_INPUT and node.domain in ("", "ai.onnx", "ai.onnx.ml"):
             graph.node.add(op_type="Identity", input=node.input[:1], output=node.output)
         else:
             graph.node.append(node)

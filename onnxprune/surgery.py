@@ -144,10 +144,12 @@ _ZERO_POINTS = {
     ("MatMulInteger", 1): 3,
     ("DynamicQuantizeMatMul", 1): 3,
     ("MatMulIntegerToFloat", 1): 5,
+    ("QGemm", 3): 5,
+    ("QAttention", 1): 7,
 }
 # The axis of the tensor along which a vector of zero points runs; an attribute of DequantizeLinear.
 _CHANNELS = {"QLinearConv": 0, "ConvInteger": 0} | dict.fromkeys(
-    ["QLinearMatMul", "MatMulInteger", "DynamicQuantizeMatMul", "MatMulIntegerToFloat"], -1
+    ["QLinearMatMul", "MatMulInteger", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "QGemm", "QAttention"], -1
 )
 # Constants that are divided by, or that say what zero is: their slices stay as they are.
 _AS_THEY_ARE = frozenset(
@@ -175,7 +177,8 @@ def _zero(coupling: Coupling, use: str) -> NDArray[Any] | None:
         if point_slot < len(node.inputs) and node.inputs[point_slot] in graph.constants:
             zero = graph.array(node.inputs[point_slot])
             if zero.ndim == 1 and zero.size > 1:
-                axis = node.attrs.get("axis", _CHANNELS.get(node.op, 1)) % len(graph.constants[constant].dims)
+                channels = 0 if node.attrs.get("transB", 0) else _CHANNELS.get(node.op, 1)
+                axis = node.attrs.get("axis", channels) % len(graph.constants[constant].dims)
                 zero = zero.reshape([-1 if a == axis else 1 for a in range(len(graph.constants[constant].dims))])
         elif node.op in _THROUGH:
             users += [reader for value in node.outputs for reader in graph.consumers.get(value, ())]

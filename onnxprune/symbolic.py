@@ -59,20 +59,75 @@ def _typed(shell: ModelProto) -> ModelProto:
         if tensor is not None and node.attribute[0].name == "value" and not _has_data(tensor):
             graph.input.append(helper.make_tensor_value_info(node.output[0], tensor.data_type, list(tensor.dims)))
         else:
-            graph.node.append(_standard(node))
+            graph.node.extend(_standard(node))
     return model
 
 
-def _standard(node: NodeProto) -> NodeProto:
+# ONNX Runtime's operators that the tool does not know -> a standard one of the same shapes, and the inputs it reads.
+_LIKE: dict[str, tuple[str, tuple[int, ...]]] = {
+    "FusedConv": ("Conv", (0, 1, 2)),
+    "FusedGemm": ("Gemm", (0, 1, 2)),
+    "QGemm": ("Gemm", (0, 3)),
+    "DynamicQuantizeMatMul": ("MatMul", (0, 1)),
+    "MatMulIntegerToFloat": ("MatMul", (0, 1)),
+    "QLinearConv": ("Conv", (0, 3)),
+    "QLinearAveragePool": ("AveragePool", (0,)),
+    "QLinearGlobalAveragePool": ("GlobalAveragePool", (0,)),
+    "QLinearSigmoid": ("Identity", (0,)),
+    "QLinearLeakyRelu": ("Identity", (0,)),
+    "QLinearSoftmax": ("Identity", (0,)),
+    "QLinearWhere": ("Where", (0, 1, 4)),
+    "DynamicQuantizeLSTM": ("LSTM", (0, 1, 2)),
+    "QAttention": ("Attention", (0, 1, 2, 5, 8)),
+    "MatMulBnb4": ("MatMulNBits", (0, 1)),
+}
+_KEPT = {
+    "auto_pad",
+    "axis",
+    "block_size",
+    "ceil_mode",
+    "count_include_pad",
+    "dilations",
+    "direction",
+    "group",
+    "hidden_size",
+    "K",
+    "kernel_shape",
+    "N",
+    "num_heads",
+    "pads",
+    "strides",
+    "transA",
+    "transB",
+    "unidirectional",
+}
+_MICROSOFT = frozenset(["Attention", "MatMulNBits"])
+_FLOATS = frozenset(["MatMulIntegerToFloat", "QAttention"])  # from integers
+
+
+def _standard(node: NodeProto) -> list[NodeProto]:
+    """The node, or what stands for it."""
+    if node.domain != OWN:
+        return [node]
     attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-    if node.domain == OWN and node.op_type == "FusedConv":
-        kept = {k: v for k, v in attributes.items() if not k.startswith("activation")}
-        return helper.make_node("Conv", list(node.input)[:3], list(node.output), **kept)
-    if node.domain == OWN and node.op_type == "FusedMatMul":
+    inputs, outputs = list(node.input), list(node.output)
+    if node.op_type in ("FusedMatMul", "TransposeMatMul"):
         a = "...km" if attributes.get("transA", 0) else "...mk"
         b = "...nk" if attributes.get("transB", 0) else "...kn"
-        return helper.make_node("Einsum", list(node.input), list(node.output), equation=f"{a},{b}->...mn")
-    return node
+        return [helper.make_node("Einsum", inputs, outputs, equation=f"{a},{b}->...mn")]
+    if node.op_type == "QLinearConcat":
+        return [helper.make_node("Concat", inputs[2::3], outputs, axis=attributes["axis"])]
+    if node.op_type not in _LIKE or attributes.get("channels_last", 0):
+        return [node]
+    kind, slots = _LIKE[node.op_type]
+    read = [inputs[slot] if slot < len(inputs) else "" for slot in slots]
+    kept = {k: v for k, v in attributes.items() if k in _KEPT and kind != "Identity"}
+    domain = OWN if kind in _MICROSOFT else ""
+    if node.op_type in _FLOATS or (node.op_type == "QGemm" and len([i for i in inputs[7:] if i]) == 0):
+        whole = [f"{outputs[0]}/integers", *outputs[1:]]
+        cast = helper.make_node("Cast", whole[:1], outputs[:1], to=TensorProto.FLOAT)
+        return [helper.make_node(kind, read, whole, domain=domain, **kept), cast]
+    return [helper.make_node(kind, read, outputs, domain=domain, **kept)]
 
 
 def _has_data(tensor: TensorProto) -> bool:

@@ -13,7 +13,7 @@ import onnx
 from onnx import ModelProto
 
 from onnxprune.errors import DataError, ModelError, ParityError
-from onnxprune.feeds import Feed, choose_shapes, input_specs, random_feeds
+from onnxprune.feeds import UNUSUAL, Feed, choose_shapes, input_specs, random_feeds
 from onnxprune.graph import PROTOBUF_LIMIT, Graph, is_big
 from onnxprune.parity import fidelity, parity
 from onnxprune.runtime import LEAN, run, session
@@ -88,6 +88,7 @@ def validate(
                 reference = _Recorded(ready, feeds, context.file.parent)
             elif context.data is None:
                 run(ready, feeds[0])
+            proofs = [] if big or context.data is not None else _resized(graph, context, feeds[0], ready)
             del ready
         except (ModelError, DataError) as error:
             gates = checks.min_speedup is not None or checks.max_drop is not None
@@ -97,7 +98,7 @@ def validate(
             return {"warnings": warnings}
         found: dict[str, Any] = {"inputs": inputs, "warnings": warnings}
         if oracle is not None:
-            compared = parity(oracle, pruned, feeds[:PARITY_FEEDS], context.provider, context.threads)
+            compared = parity(oracle, pruned, [*proofs, *feeds][:PARITY_FEEDS], context.provider, context.threads)
             found["parity"] = compared.to_dict()
             if compared.vacuous:
                 names = ", ".join(compared.vacuous)
@@ -220,6 +221,18 @@ def _feeds(graph: Graph, context: Context) -> tuple[list[Feed], dict[str, Any]]:
         "feeds": len(feeds),
         "assumed": list(chosen.assumed),
     }
+
+
+def _resized(graph: Graph, context: Context, usual: Feed, ready: InferenceSession) -> list[Feed]:
+    """Where the model leaves sizes open, a feed of other sizes, if the model takes it: a cut must hold for all."""
+    other = random_feeds(input_specs(graph.proto), seed=1, shapes=context.shapes, defaults=UNUSUAL)[0]
+    if all(array.shape == usual[name].shape for name, array in other.items()):
+        return []
+    try:
+        run(ready, other)
+    except (ModelError, DataError):
+        return []
+    return [other]
 
 
 def _latency(

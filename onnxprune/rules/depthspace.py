@@ -19,7 +19,7 @@ def depth_space(n: NodeView) -> Iterator[Constraint]:
         deep, shallow, deep_shape = n.y(1), n.x(0, 1), n.out_shape()
     index = np.arange(size_of(deep_shape[1], "the channels"))
     block = n.attrs["blocksize"] ** 2
-    crd = n.attrs.get("mode", "DCR") == "CRD" and n.node.op == "DepthToSpace"
+    crd = n.attrs.get("mode", "DCR") == "CRD"
     yield Tie(n.x(0, 0), n.y(0))
     yield Tie(deep, shallow, index, index // block if crd else index % (index.size // block))
     for dim in (*n.xs(0)[2:], *n.ys()[2:]):

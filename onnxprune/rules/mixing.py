@@ -57,7 +57,11 @@ def lp_norm(n: NodeView) -> Iterator[Constraint]:
 @rule("MeanVarianceNormalization")
 def mean_variance(n: NodeView) -> Iterator[Constraint]:
     """Statistics run over `axes`."""
-    yield from mix(n, n.attrs.get("axes", [0, 2, 3]), "the axis is normalised over")
+    axes = n.attrs.get("axes", [0, 2, 3])
+    yield from mix(n, axes, "the axis is normalised over")
+    for axis, x in enumerate(n.xs(0)):
+        if axis not in {a % len(n.shape(0)) for a in axes} and n.zero(x):
+            yield Lock(x, "a removed index, which is zero, has no deviation to be divided by")
 
 
 @rule("CumSum", "TopK")

@@ -35,7 +35,7 @@ def grid_sample(n: NodeView) -> Iterator[Constraint]:
 @rule("AffineGrid")
 def affine_grid(n: NodeView) -> Iterator[Constraint]:
     """theta [N, 2, 3] -> a grid [N, H, W, 2]."""
-    yield Tie(n.x(0, 0), n.y(0))
+    yield from _lock([*n.xs(0)[:1], *n.ys()[:1]], "AffineGrid's size says how many there are")
     yield from _lock([*n.xs(0)[1:], *n.ys()[1:]], "the matrix of a transformation, and its places")
 
 

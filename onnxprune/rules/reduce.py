@@ -45,6 +45,8 @@ def reduce(n: NodeView) -> Iterator[Constraint]:
                 next(out)
         else:
             yield Tie(x, next(out))
+            if n.node.op == "ReduceLogSum" and n.zero(x):
+                yield Lock(x, "the logarithm of a removed index, which is zero, is no number")
 
 
 def _reduced(n: NodeView, x: Dim) -> Constraint:

@@ -26,6 +26,8 @@ def resize(n: NodeView) -> Iterator[Constraint]:
     sizes = n.numbers(3) if n.node.op == "Resize" and n.has(3) else None
     axes = n.attrs.get("axes", range(len(n.shape(0))))
     written = dict(zip((a % len(n.shape(0)) for a in axes), sizes, strict=False)) if sizes else {}
+    # With a policy, what is written for an axis is no more than a bound.
+    cropped |= n.attrs.get("keep_aspect_ratio_policy", "stretch") != "stretch"
     for axis, (x, y) in enumerate(zip(n.xs(0), n.ys(), strict=True)):
         if cropped or not _unscaled(n, axis) or n.shape(0)[axis] != n.out_shape()[axis]:
             yield Lock(x, "the axis is resized")

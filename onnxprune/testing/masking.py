@@ -20,6 +20,8 @@ _ZERO_POINTS: dict[tuple[str, int], tuple[int, int | None]] = {
     ("MatMulInteger", 1): (3, -1),
     ("DynamicQuantizeMatMul", 1): (3, -1),
     ("MatMulIntegerToFloat", 1): (5, -1),
+    ("QGemm", 3): (5, -1),
+    ("QAttention", 1): (7, -1),
 }
 # Constants that are divided by, or that say how others are to be read: zero would not mean "gone".
 _NO_ZERO = frozenset(
@@ -96,6 +98,8 @@ def _fill(model: ModelProto, tensor: TensorProto) -> NDArray[Any] | None:
             place, axis = _ZERO_POINTS.get((node.op_type, slot), (len(node.input), None))
             if place < len(node.input) and node.input[place]:
                 points = numpy_helper.to_array(tensors(model)[node.input[place]])
+                if any(a.name == "transB" and a.i for a in node.attribute):
+                    axis = 0
                 along = next((a.i for a in node.attribute if a.name == "axis"), 1) if axis is None else axis
                 shape = [-1 if a == along % dims else 1 for a in range(dims)]
                 fill = points.reshape(shape) if points.ndim else points

@@ -6,7 +6,7 @@ import numpy as np
 
 from onnxprune.testing.builder import Operand
 from tools.networks.grower import Grower, step
-from tools.networks.pointwise import smooth
+from tools.networks.pointwise import bumped, smooth
 
 
 def scored(g: Grower, q: str, k: str, places: int | None) -> str:
@@ -186,7 +186,9 @@ def contraction(g: Grower, x: str) -> str | None:
         y = g.reshape(x, n, c, h * w)
     elif g.kind == "tokens":
         y = g.op("Transpose", x, perm=[0, 2, 1])
-    a, b = smooth(g, y) if g.chance(0.7) else y, y
+    a, b = (smooth(g, y) if g.chance(share) else y for share in (0.7, 0.3))
+    if g.chance(0.25):
+        a, b = bumped(g, y), bumped(g, y)
     way = g.pick("channels", "einsum", "places", "weights")
     turned: Operand = g.op("Transpose", a, perm=[0, 2, 1])
     if way == "places":  # the channels come out twice
@@ -195,7 +197,11 @@ def contraction(g: Grower, x: str) -> str | None:
         z = g.op("Einsum", g.weight(g.shape(y)[1], g.shape(y)[1]), b, equation=g.pick("oc,ncp->nop", "co,ncp->nop"))
     else:
         scores = g.op("MatMul", turned, b) if way == "channels" else g.op("Einsum", a, b, equation="ncp,ncq->npq")
-        scores = g.op("Softmax", g.op("Mul", scores, 0.2), axis=g.pick(1, 2) if g.opset >= 13 else 2)
+        scores = g.op("Mul", scores, 0.2)
+        if g.chance(0.5):  # which does not see what is added to all of them
+            scores = g.op("Softmax", scores, axis=g.pick(1, 2) if g.opset >= 13 else 2)
+        else:
+            scores = g.op(g.pick("Sigmoid", "Tanh"), scores)
         z = g.op("MatMul", b, scores)
     if g.kind == "tokens":
         z = g.op("Transpose", z, perm=[0, 2, 1])

@@ -8,6 +8,7 @@ import numpy as np
 
 from onnxprune.testing.builder import Operand
 from tools.networks.grower import Grower, step
+from tools.networks.pointwise import bumped, smooth
 from tools.networks.sizes import symbol
 
 MS = "com.microsoft::"
@@ -43,6 +44,12 @@ def products(g: Grower, x: str) -> str:
         w = g.weight(*((out, c) if trans else (c, out)), fan=c)
         kind = g.pick("FusedMatMul", "FusedMatMul", "TransposeMatMul")
         return g.like(g.op(MS + kind, x, w, transB=trans, alpha=0.5), x, a2=out)
+    if g.chance(0.5):  # over the channels
+        a, b = (bumped(g, x), bumped(g, x)) if g.chance(0.4) else (smooth(g, x), x)
+        scores = g.op(f"{MS}FusedMatMul", a, b, transB=1, alpha=0.3)
+        (n, s, _), weights = g.pairs(x), g.op(g.pick("Sigmoid", "Tanh"), scores)
+        g.declare(scores, symbol(n), symbol(s), symbol(s))
+        return g.like(g.op(f"{MS}FusedMatMul", weights, x), x)
     gram = g.op(f"{MS}FusedMatMul", x, g.op("Relu", x), transA=1, alpha=0.2)
     return g.like(g.op(f"{MS}FusedMatMul", x, g.op("Tanh", g.declare(gram, *square(g, x, c)))), x)
 

@@ -6,7 +6,7 @@ import numpy as np
 from onnx import TensorProto
 
 from tools.networks.grower import KINDS, Grower, step
-from tools.networks.pointwise import smooth
+from tools.networks.pointwise import bumped, smooth
 
 SUMS = ["L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare"]
 
@@ -25,7 +25,7 @@ def channel_norm(g: Grower, x: str) -> str | None:
         if g.kind != "map" or not g.fixed(x):
             return None
         y = g.op("Add", x, g.near_one(*g.shape(x)[2:]))
-        return g.op("MeanVarianceNormalization", y, axes=g.pick([0, 2, 3], [2, 3]))
+        return g.op("MeanVarianceNormalization", y, axes=g.pick([0, 2, 3], [2, 3], [1, 2, 3]))
     groups = g.divisor(c, 1) or 1
     if kind == "group" and g.opset >= 21:
         return g.op("GroupNormalization", x, g.near_one(c), g.weight(c), num_groups=groups, epsilon=0.1)
@@ -69,8 +69,8 @@ def over_channels(g: Grower, x: str) -> str:
     y = x
     if kind in ("LogSum", "Prod"):
         y = g.op("Add", g.op("Mul", g.op("Sigmoid", x), 0.8), 0.4)
-    elif g.chance(0.3):
-        y = smooth(g, x)
+    elif g.chance(0.5):
+        y = smooth(g, x) if g.chance(0.5) else bumped(g, x)
     y = g.reduce(f"Reduce{kind}", y, [axis - len(g.shape(x)) if g.opset >= 11 and g.chance(0.5) else axis])
     if g.chance(0.5):
         return g.op("Mul", x, g.op("Tanh", y))

@@ -65,6 +65,18 @@ def smooth(g: Grower, x: str) -> str:
     return g.op(g.random.choice(list(SMOOTH)), x)
 
 
+def bumped(g: Grower, x: str) -> str:
+    """Something that is not zero where `x` is."""
+    kind = g.pick("Sigmoid", "Softplus", "Exp", "Add", "Where")
+    if kind == "Exp":
+        return g.op(kind, g.op("Tanh", x))
+    if kind == "Add":
+        return g.op(kind, x, g.pick(0.3, g.near_one(1)))
+    if kind == "Where":
+        return g.op(kind, g.op("Greater", x, 0.1), x, 0.4) if g.opset >= 9 else g.op("Add", x, 0.4)
+    return g.op(kind, x)
+
+
 @step(6)
 def unary(g: Grower, x: str) -> str:
     names = [op for op, since in UNARY.items() if since <= g.opset]
