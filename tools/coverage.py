@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -106,16 +107,21 @@ def _verdict(model: Any, masked: Any, shapes: dict[str, tuple[int, ...]]) -> Row
     """Checker, session, parity, and whether the outputs depend on the inputs at all."""
     import onnx
 
-    from onnxprune.feeds import random_feeds
+    from onnxprune.errors import OnnxPruneError
+    from onnxprune.feeds import UNUSUAL, random_feeds
     from onnxprune.parity import compare, parity
     from onnxprune.runtime import run, session
 
     onnx.checker.check_model(model)
     onnx.shape_inference.infer_shapes(model, strict_mode=True)
     feeds = random_feeds(masked, count=2, shapes=shapes)
-    found = parity(masked, model, feeds, threads=1)
     still = session(masked, threads=1, optimize=False, arena=False)
     first, second = (run(still, feed) for feed in feeds)
+    resized = random_feeds(masked, seed=1, shapes=shapes, defaults=UNUSUAL)
+    with suppress(OnnxPruneError):  # a model may take no other sizes
+        run(still, resized[0])
+        feeds += resized
+    found = parity(masked, model, feeds, threads=1)
     noise: float | None = 0.0
     if not found.exact:  # how far the masked original is from itself, summed in another order
         other = session(masked, threads=1, arena=False)
@@ -143,7 +149,8 @@ def isolated(path: Path, arguments: argparse.Namespace) -> Row:
     except subprocess.TimeoutExpired:
         return row | {"error": f"no result within {arguments.timeout} s"}
     if done.returncode == 0:
-        return row | json.loads(done.stdout.splitlines()[-1])
+        made: Row = json.loads(done.stdout.splitlines()[-1])
+        return row | made
     lines = done.stderr.strip().splitlines() or [f"ended with code {done.returncode}"]
     return row | {"error": lines[-1][:300], "trace": lines[-9:]}
 

@@ -117,7 +117,8 @@ def _locks(good: Sequence[Row]) -> Iterator[str]:
         "| share of the parameters, mean | models | operator | reason |",
         "|--:|--:|---|---|",
     )
-    yield from (f"| {100 * share:.2f} % | {models} | {op} | {_cell(why)} |" for share, models, op, why in histogram(good))
+    for share, models, op, why in histogram(good):
+        yield f"| {100 * share:.2f} % | {models} | {op} | {_cell(why)} |"
     yield ""
 
 

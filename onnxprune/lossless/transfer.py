@@ -13,7 +13,7 @@ from onnxprune.folds import FLOATS
 from onnxprune.lossless.elementwise import NARY, UNARY, nary, unary, where
 from onnxprune.lossless.facts import Fact, Facts
 from onnxprune.rules.base import RULES, Dim, NodeView, Tie, Unknown
-from onnxprune.rules.regroup import blocks
+from onnxprune.rules.regroup import blocks, named
 
 Transfer = Callable[[Facts, NodeView], Sequence[Fact]]
 TRANSFERS: dict[str, Transfer] = {}
@@ -184,7 +184,7 @@ def _regroup(f: Facts, n: NodeView) -> Sequence[Fact]:
     """Axes whose indices matter on either side are written out; the others stay one."""
     x, shape, out = f.x(n, 0), n.shape(0), n.out_shape()
     form, target = f.form(n.node.outputs[0]), [1] * len(out)
-    for block in blocks(shape, out):
+    for block in blocks(named(n.xs(0), shape), named(n.ys(), out)):
         if all(x.shape[a] == 1 for a in block.x) and all(form[a] == 1 for a in block.y):
             continue
         for axis in block.x:

@@ -32,7 +32,7 @@ class Block:
 
 def regroup(n: NodeView) -> Iterator[Constraint]:
     """Ties and choices between the axes of input 0 and output 0. Axes of size one carry nothing."""
-    shape, out = _sizes(n.xs(0), n.shape(0)), _sizes(n.ys(), n.out_shape())
+    shape, out = named(n.xs(0), n.shape(0)), named(n.ys(), n.out_shape())
     for dim, size in (*zip(n.xs(0), shape, strict=True), *zip(n.ys(), out, strict=True)):
         if size == 1:
             yield Lock(dim, "an axis of size one")
@@ -50,7 +50,7 @@ def regroup(n: NodeView) -> Iterator[Constraint]:
             yield Lock(dim, OPEN)
 
 
-def _sizes(dims: Sequence[Dim], shape: Sequence[int | str | None]) -> list[Size]:
+def named(dims: Sequence[Dim], shape: Sequence[int | str | None]) -> list[Size]:
     """A shape in which what is not known has a name of its own."""
     return [f"{dim.value}[{dim.axis}]" if size is None else size for dim, size in zip(dims, shape, strict=True)]
 
