@@ -56,7 +56,7 @@ class Number:
         """The value as a size, known or open."""
         if self.value is None:
             return self.symbol
-        return int(self.value) if self.value == int(self.value) else None
+        return int(self.value) if math.isfinite(self.value) and self.value == int(self.value) else None
 
 
 @dataclass(frozen=True)
@@ -307,7 +307,7 @@ def _each(function: Callable[[Any], int | float], open_: Callable[[Size], Size],
         return tuple(
             n
             if keep and not isinstance(n.value, float) and "ratio(" not in (n.symbol or "")
-            else Number(function(n.value), None, n.sizes)
+            else Number(_finite(function, n.value), None, n.sizes)
             if n.value is not None
             else _number(n.sizes, None if n.symbol is None else open_(n.symbol))
             for n in data
@@ -324,7 +324,7 @@ def _arithmetic(function: Callable[[Any, Any], Any], open_: Callable[[Size, Size
         length = max(len(a), len(b))
         pairs = zip(a * (length // len(a)), b * (length // len(b)), strict=True)
         return tuple(
-            Number(function(p.value, q.value), None, p.sizes | q.sizes)
+            Number(_finite(function, p.value, q.value), None, p.sizes | q.sizes)
             if p.value is not None and q.value is not None
             else _number(
                 p.sizes | q.sizes, open_(p.size, q.size) if p.size is not None and q.size is not None else None
@@ -343,6 +343,15 @@ def _multiplied(flow: ShapeFlow, node: Node) -> Numbers | None:
         return plain
     leaves = [p[0].source for p in factors if p[0].value is not None and isinstance(p[0].source, Leaf)]
     return (replace(plain[0], source=leaves[0]),) if len(leaves) == 1 else plain
+
+
+def _finite(function: Callable[..., Any], *values: int | float) -> int | float | None:
+    """A function's value; None where it, or one of its arguments, is no finite number."""
+    try:
+        result: int | float | None = function(*values)
+    except (OverflowError, ValueError):
+        return None
+    return None if result is None or not math.isfinite(result) else result
 
 
 def _number(depends: frozenset[SizeOf], size: Size | None) -> Number:

@@ -49,6 +49,7 @@ class Spread:
         self._queue: list[int] = []
         self._version: dict[int, int] = {}
         self._cut: set[int] = set()  # classes that a committed alternative cuts
+        self._near: set[int] = set()  # these, and what is tied to them
 
     def lock(self, root: int, cause: int, index: Index | None = None) -> None:
         """Lock a class, or some of its indices."""
@@ -127,7 +128,7 @@ class Spread:
                     self._commit(node, choice, live[0] if live else None)
             if len(waiting) == len(pending):
                 # What is tied to an axis that another choice cuts comes first: it has something to go by.
-                near = (w for w in waiting if any(self._solver.root(d) in self._cut for d in w[1].dims))
+                near = (w for w in waiting if any(self._solver.root(d) in self._near for d in w[1].dims))
                 node, choice = next(near, waiting[0])
                 waiting = [w for w in waiting if w[1] is not choice]
                 self._commit(node, choice, self._prefer(self._live(choice, seen), choice))
@@ -243,7 +244,8 @@ class Spread:
             for dim in choice.dims:
                 self.lock(self._solver.root(dim), cause)
         else:
-            self._cut.update(self._solver.root(d) for d in alternative.cuts)
+            cuts = {self._solver.root(d) for d in alternative.cuts}
+            self._cut |= cuts
             for c in alternative.constraints:
                 if isinstance(c, Lock):
                     cause = self._solver.cause(node, c.reason, c.option)
@@ -252,7 +254,18 @@ class Spread:
                     a, b = self._solver.root(c.a), self._solver.root(c.b)
                     whole: Any = np.arange(self._solver.size(a))
                     self.tie(Edge(a, b, whole if c.ia is None else c.ia, whole if c.ib is None else c.ib))
+                    cuts |= {a, b} if self._near & {a, b} else set()
+            self._approach(cuts)
         self.run()
+
+    def _approach(self, roots: set[int]) -> None:
+        """Follow the ties from classes that are near."""
+        queue = list(roots)
+        while queue:
+            root = queue.pop()
+            if not isinstance(self.state.get(root), int):
+                self._near.add(root)
+                queue += [r for e in self._at.get(root, ()) for r in (e.a, e.b) if r not in self._near]
 
 
 def prefer(alternatives: list[Alternative]) -> Alternative:

@@ -183,3 +183,13 @@ def zeros() -> object:
     from onnx import numpy_helper
 
     return numpy_helper.from_array(np.zeros(1, np.int64))
+
+
+def test_arithmetic_that_leaves_the_numbers() -> None:
+    """Logarithms of positions, as relative position buckets have them, are infinite at zero."""
+    b = Builder()
+    x = b.input("x", 2, 12)
+    steps = b.op("Log", b.op("Cast", b.op("Sub", b.op("Shape", x), [2]), to=1))
+    y = b.op("Add", x, b.op("ReduceMax", b.op("Cast", b.op("Floor", steps), to=7), keepdims=0))
+    graph = load(b.model(b.op("Identity", b.op("Cast", y, to=1))))
+    assert resolve(graph)[0].shapes["x"] == (2, 12)

@@ -14,7 +14,7 @@ SUMS = ["L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", 
 @step(3, "map", "line")
 def channel_norm(g: Grower, x: str) -> str | None:
     c, places = g.channels(x), int(np.prod(g.shape(x)[2:]))
-    kind = g.pick("batch", "batch", "instance", "group", "decomposed", "lrn", "mvn")
+    kind = g.pick("batch", "batch", "instance", "group", "group", "decomposed", "lrn", "mvn")
     if kind == "batch" or places < 4:
         return g.batch_norm(x)
     if kind == "instance":

@@ -67,11 +67,13 @@ def qlinear_conv(g: Grower, x: str) -> str:
 
 @step(8, "map", tag="quant", since=10)
 def conv_integer(g: Grower, x: str) -> str:
-    out, c = g.width(), g.channels(x)
+    c = g.channels(x)
+    groups = g.pick(1, g.divisor(c, 1) or 1)
+    out = g.width() if groups == 1 else groups * g.pick(1, 2, 3)
     q, scale, point = quantised(g, x, signed=False)
-    w = g.const(g.rng.integers(0, 256, (out, c, 1, 1)).astype(np.uint8))
+    w = g.const(g.rng.integers(0, 256, (out, c // groups, 1, 1)).astype(np.uint8))
     points = [point, g.const(np.array(g.pick(128, 3), np.uint8))] if g.chance(0.7) else []
-    y = g.cast(g.op("ConvInteger", q, w, *points), TensorProto.FLOAT)
+    y = g.cast(g.op("ConvInteger", q, w, *points, group=groups), TensorProto.FLOAT)
     return g.op("Mul", y, g.op("Mul", scale, 0.01))
 
 
