@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from onnxprune.graph import Graph, Node
 from onnxprune.groups import Coupling, group
+from onnxprune.number import Leaf
 from onnxprune.resolve import resolve
 from onnxprune.rules.base import (
     LINEAR,
@@ -21,7 +22,7 @@ from onnxprune.rules.base import (
     Tie,
     Unknown,
 )
-from onnxprune.shapeflow import Leaf, ShapeFlow
+from onnxprune.shapeflow import ShapeFlow
 from onnxprune.sizes import LARGEST, factor
 from onnxprune.solver import Solver
 from onnxprune.zeros import ZeroFlow

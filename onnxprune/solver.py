@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune.number import Leaf, SizeOf
 from onnxprune.rules.base import Choice, Constraint, Dim, Index, Lock, Sized, Tie
-from onnxprune.shapeflow import Leaf, SizeOf
 from onnxprune.spread import Edge, Mask, Spread
 
 

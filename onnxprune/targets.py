@@ -8,8 +8,8 @@ from typing import Protocol
 import numpy as np
 
 from onnxprune.groups import Coupling
+from onnxprune.number import Leaf, Number, SizeOf
 from onnxprune.rules.base import Dim, Edit, Index, SetAttr, SetInput
-from onnxprune.shapeflow import Leaf, Number, SizeOf
 
 
 class Cut(Protocol):

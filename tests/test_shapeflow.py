@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from onnxprune.graph import load
+from onnxprune.number import Leaf, Number, SizeOf
 from onnxprune.resolve import resolve
-from onnxprune.shapeflow import Leaf, Number, SizeOf
 from onnxprune.testing import Builder, prove
 
 

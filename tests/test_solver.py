@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from onnxprune.number import Leaf, Number, SizeOf
 from onnxprune.rules.base import Alternative, Choice, Constraint, Dim, Lock, Sized, Tie
-from onnxprune.shapeflow import Leaf, Number, SizeOf
 from onnxprune.solver import Solution, Solver
 from onnxprune.spread import prefer
 

@@ -34,6 +34,8 @@ ROOMS = (
     "lookup",
     "writing",
     "sizes",
+    "number",
+    "arithmetic",
     "shapeflow",
     "resolve",
     "rules",

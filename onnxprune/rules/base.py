@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.graph import Graph, Node
+from onnxprune.number import Number
 from onnxprune.registry import Registry
-from onnxprune.shapeflow import Number, ShapeFlow
+from onnxprune.shapeflow import ShapeFlow
 from onnxprune.shapes import Shape
 from onnxprune.sizes import Size
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from onnxprune.number import Leaf, Number, SizeOf
 from onnxprune.rules.base import Constraint, Lock, NodeView, Sized, Tie, Unknown, keeps_zero, rule
 from onnxprune.rules.regroup import regroup
-from onnxprune.shapeflow import Leaf, Number, SizeOf
 
 keeps_zero("all", "Reshape", "Flatten", "Squeeze", "Unsqueeze", slots=(0,))
 

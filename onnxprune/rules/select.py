@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune.number import Number
 from onnxprune.rules.base import (
     Constraint,
     Dim,
@@ -25,7 +26,6 @@ from onnxprune.rules.base import (
     rule,
     size_of,
 )
-from onnxprune.shapeflow import Number
 
 keeps_zero("all", "Split", "Slice", "Gather", slots=(0,))
 keeps_zero("all", "Concat")
