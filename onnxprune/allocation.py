@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune import cost
+from onnxprune import cost, uses
 from onnxprune.cost import Cost, Counts
 from onnxprune.errors import OptionError, TargetError
 from onnxprune.groups import Coupling
@@ -266,7 +266,7 @@ def labels(coupling: Coupling, group: int) -> list[str]:
     for member in coupling.groups[group].members:
         readers = coupling.graph.consumers.get(member.constant, ())
         if member.use != member.constant:
-            index, slot = member.use.rpartition("@")[2].split(":")
-            readers = [(coupling.graph.nodes[int(index)], int(slot))]
+            node, slot = uses.reader(member.use)
+            readers = [(coupling.graph.nodes[node], slot)]
         found |= {member.constant, *(node.label for node, _ in readers)}
     return sorted(found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from onnxprune import uses
 from onnxprune.graph import Graph, Node
 from onnxprune.groups import Coupling, group
 from onnxprune.number import Leaf
@@ -109,7 +110,7 @@ def _names(graph: Graph, node: Node, source: dict[str, str]) -> list[str]:
         if tensor is None or sum(d > 1 for d in tensor.dims) > 1:
             continue
         if len(graph.consumers[name]) > 1 or name in graph.captured or name in graph.outputs:
-            names[slot] = f"{name}@{node.index}:{slot}"
+            names[slot] = uses.private(name, node.index, slot)
             source[names[slot]] = name
     return names
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from onnxprune import uses
 from onnxprune.bodies import Inner, inner
 from onnxprune.groups import Coupling, roles, windows
 from onnxprune.lookup import find
@@ -62,7 +63,7 @@ def _reader(coupling: Coupling, use: str) -> str:
     """The node that reads a parameter; a private name, `bias@12:2`, says which."""
     graph = coupling.graph
     if use in coupling.source:
-        return graph.nodes[int(use.rpartition("@")[2].partition(":")[0])].label
+        return graph.nodes[uses.reader(use)[0]].label
     return graph.consumers[use][0][0].label
 
 

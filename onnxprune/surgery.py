@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper
 from onnx.external_data_helper import uses_external_data
 
+from onnxprune import uses
 from onnxprune.edits import apply_edits
 from onnxprune.folds import readers, replay
 from onnxprune.groups import Coupling
@@ -109,8 +110,8 @@ def mask(coupling: Coupling, removed: Removed, store: Store = in_proto) -> Model
             target = holder
             if use != constant:  # a private copy of a shared vector
                 target = model.graph.initializer.add()
-                node, slot = use.rpartition("@")[2].split(":")
-                model.graph.node[int(node)].input[int(slot)] = use
+                node, slot = uses.reader(use)
+                model.graph.node[node].input[slot] = use
             source, array = graph.constants[constant], _masked(coupling, removed, use)
             if array is None:
                 carry(target, source, use, graph.folder, store)
@@ -165,8 +166,8 @@ def _zero(coupling: Coupling, use: str) -> NDArray[Any] | None:
     graph, constant = coupling.graph, coupling.source.get(use, use)
     users = list(graph.consumers.get(constant, ()))
     if use != constant:
-        reader, place = use.rpartition("@")[2].split(":")
-        users = [(graph.nodes[int(reader)], int(place))]
+        index, place = uses.reader(use)
+        users = [(graph.nodes[index], place)]
     zero: NDArray[Any] = np.zeros((), dtype=helper.tensor_dtype_to_np_dtype(graph.constants[constant].data_type))
     if constant not in graph.parameters:
         return None

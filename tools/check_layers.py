@@ -23,6 +23,7 @@ ROOMS = (
     "runtime",
     "parity",
     "timing",
+    "uses",
     "shapes",
     "symbolic",
     "tensors",

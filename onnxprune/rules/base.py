@@ -54,6 +54,11 @@ class Lock:
     option: str | None = None
 
 
+def free(dim: Dim) -> Tie:
+    """What a rule says of an axis that nothing is tied to and that may be cut: without it the axis would be locked."""
+    return Tie(dim, dim)
+
+
 @dataclass(frozen=True, eq=False)
 class Sized:
     """The size of `dim` is written in `number`: a constant to rewrite, or a size that has to follow."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
-from onnxprune.rules.base import Constraint, Dim, Lock, NodeView, Tie, Unknown, keeps_zero, rule
+from onnxprune.rules.base import Constraint, Dim, Lock, NodeView, Tie, Unknown, free, keeps_zero, rule
 from onnxprune.rules.matmul import contract
 
 keeps_zero("any", "Einsum")
@@ -21,7 +21,7 @@ def einsum(n: NodeView) -> Iterator[Constraint]:
             raise Unknown("Einsum takes a diagonal")
         for label, dim, size in zip(labels, n.xs(slot), n.shape(slot), strict=True):
             if size == 1:
-                yield Tie(dim, dim)  # an axis of size one, broadcast or not, carries nothing
+                yield free(dim)  # an axis of size one, broadcast or not, carries nothing
             else:
                 carriers[label].append(dim)
     places = dict(zip(out, n.ys(), strict=True))
@@ -38,7 +38,7 @@ def einsum(n: NodeView) -> Iterator[Constraint]:
             yield Lock(dims[0], "Einsum sums over the axis")
     for label, y in places.items():
         if label not in carriers:
-            yield Tie(y, y)
+            yield free(y)
 
 
 def _labels(n: NodeView) -> tuple[list[str], str]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from onnxprune.rules.base import Constraint, Lock, NodeView, Tie, keeps_zero, rule
+from onnxprune.rules.base import Constraint, Lock, NodeView, Tie, free, keeps_zero, rule
 from onnxprune.rules.broadcast import tie_broadcast
 
 UNARY = [
@@ -167,7 +167,7 @@ def cast_like(n: NodeView) -> Iterator[Constraint]:
     """Only the type of the second input matters: its axes are free."""
     yield from unary(n)
     for dim in n.xs(1):
-        yield Tie(dim, dim)
+        yield free(dim)
 
 
 @rule("Dropout")

@@ -16,6 +16,7 @@ from onnxprune.rules.base import (
     Sized,
     Tie,
     fixup,
+    free,
     keeps_zero,
     rule,
 )
@@ -56,7 +57,7 @@ def tile(n: NodeView) -> Iterator[Constraint]:
         if size == whole:
             yield Tie(x, y)
         elif size == 1:
-            yield Tie(y, y) if n.ints(1) is not None else Lock(y, "the repeats are computed")
+            yield free(y) if n.ints(1) is not None else Lock(y, "the repeats are computed")
         elif isinstance(size, int) and whole and factor(whole) % size == 0 and n.instance(whole) <= LARGEST:
             index = np.arange(n.instance(whole))
             yield Tie(y, x, index, index % size)
@@ -80,7 +81,7 @@ def no_constraint(n: NodeView) -> Iterator[Constraint]:
     if n.node.op == "Shape":
         private = n.names[0] != n.node.inputs[0]  # a vector with other readers: this one's copy says how large it was
         for dim in n.xs(0):
-            yield Lock(dim, "the size of a shared constant is read") if private else Tie(dim, dim)
+            yield Lock(dim, "the size of a shared constant is read") if private else free(dim)
     else:
         for dim in n.ys():
-            yield Tie(dim, dim)
+            yield free(dim)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from onnxprune.rules.base import Constraint, Dim, Lock, NodeView, Tie, Unknown, keeps_zero, rule
+from onnxprune.rules.base import Constraint, Dim, Lock, NodeView, Tie, Unknown, free, keeps_zero, rule
 
 REDUCE = ["L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare"]
 
@@ -52,11 +52,11 @@ def reduce(n: NodeView) -> Iterator[Constraint]:
 def _reduced(n: NodeView, x: Dim) -> Constraint:
     # A sum does not miss the zeros that a removed index would add.
     if n.node.op in ("ReduceL1", "ReduceL2", "ReduceSum", "ReduceSumSquare") and n.zero(x):
-        return Tie(x, x)
+        return free(x)
     # What is kept as an axis of size one is a statistic that goes back onto what it was taken of: a norm written out.
     norm = n.node.op in ("ReduceMean", "ReduceL2") and n.attrs.get("keepdims", 1)
     if norm and n.options.inexact:
-        return Tie(x, x)
+        return free(x)
     return Lock(x, f"{n.node.op} mixes the axis", option="--allow-inexact" if norm else None)
 
 
