@@ -91,13 +91,16 @@ class Solver:
         a, b = self._find(a), self._find(b)
         if a == b:
             return
-        self._parent[b] = a
         if self._size[a] != self._size[b]:
             known = isinstance(self._size[a], int) and isinstance(self._size[b], int)
             reason = "the sizes of what it ties disagree" if known else "an axis of open size; give --shape"
-            self._locks.append((a, self.cause(node, reason), None))
+            cause = self.cause(node, reason)
+            self._locks += [(a, cause, None), (b, cause, None)]
+            if known:  # indices of the one would not be indices of the other
+                return
             if not isinstance(self._size[a], int):
                 self._size[a] = self._size[b]
+        self._parent[b] = a
 
     def solve(self, parameters: Iterable[Dim]) -> Solution:
         """Spread the locks, settle the choices, and number units and groups.

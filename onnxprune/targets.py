@@ -66,7 +66,11 @@ def shape_inputs(coupling: Coupling, cut: Cut) -> dict[int, list[Edit]]:
             (c, n, dims.get(Leaf(target.index, slot, i)))
             for i, (c, n) in enumerate(zip(computed, constants, strict=True))
         ]
-        if not all(_follows(cut, c, dim, written) for c, _, dim in places):
+        source = coupling.views[target.index].names[0]
+        if not all(
+            _copies(cut, n, dim, Dim(source, axis)) if c.value == 0 else _follows(cut, c, dim, written)
+            for axis, (c, n, dim) in enumerate(places)
+        ):
             value = np.array([_size(cut, n, dim) for _, n, dim in places], dtype=np.int64)
             left = np.array([n.value is None for n in constants])
             changed[target.index, slot] = SetInput(slot, value, left if left.any() else None)
@@ -84,12 +88,18 @@ def _size(cut: Cut, number: Number, dim: Dim | None) -> int:
     return cut.kept(dim).size if value > 0 and dim is not None and cut.touches(dim) else value
 
 
+def _copies(cut: Cut, number: Number, dim: Dim | None, source: Dim) -> bool:
+    """Whether a 0, which copies the size at the same place of the input, is right where another number could stand."""
+    wanted = _size(cut, number, dim)
+    return wanted == 0 or wanted == cut.kept(source).size
+
+
 def _follows(cut: Cut, number: Number, dim: Dim | None, written: Written) -> bool:
     """Whether the graph will compute for a number what it has to be after the cut."""
     source, touched = number.source, dim is not None and cut.touches(dim)
     if number.value is None and isinstance(source, Leaf):  # it is rewritten where it is not given a constant
         return dim is None and not _moves(cut, number)
-    if number.value is not None and number.value <= 0:
+    if number.value is not None and number.value < 0:
         return not _moves(cut, number)
     if isinstance(source, SizeOf):
         read = Dim(*source)

@@ -163,3 +163,14 @@ def test_what_is_used_elsewhere_too_is_not_rewritten() -> None:
     y = m.b.op("Add", y, m.b.op("Unsqueeze", m.b.op("ReduceSum", m.b.op("Cast", ends, to=1)), [0]))
     result = prove(m.b.model(y))
     assert result.choices("w1", 1) == [HEADS * WIDTH]
+
+
+def test_a_zero_that_copies_another_axis_by_accident() -> None:
+    """[B, 8, 2, 4] -> [B, 4, 2, 2, 4], where the 2 of the channels is written as a copy of the height."""
+    b = Builder()
+    y = b.conv(b.input("x", "B", 3, 2, 4), 8, name="w1")
+    batch, width = (b.op("Gather", b.op("Shape", y), [axis]) for axis in (0, 3))
+    z = b.op("Reshape", y, b.op("Concat", batch, [4], [0], [2], width, axis=0))
+    z = b.op("Reshape", b.op("Transpose", z, perm=[0, 2, 1, 3, 4]), [-1, 8, 2, 4])
+    result = prove(b.model(b.conv(b.op("Relu", z), 4, 1, name="w2")))
+    assert result.can_cut("w1")
