@@ -66,9 +66,9 @@ def shape_inputs(coupling: Coupling, cut: Cut) -> dict[int, list[Edit]]:
             (c, n, dims.get(Leaf(target.index, slot, i)))
             for i, (c, n) in enumerate(zip(computed, constants, strict=True))
         ]
-        source = coupling.views[target.index].names[0]
+        data = coupling.views[target.index].names[0]
         if not all(
-            _copies(cut, n, dim, Dim(source, axis)) if c.value == 0 else _follows(cut, c, dim, written)
+            _copies(cut, n, dim, Dim(data, axis)) if c.value == 0 else _follows(cut, c, dim, written)
             for axis, (c, n, dim) in enumerate(places)
         ):
             value = np.array([_size(cut, n, dim) for _, n, dim in places], dtype=np.int64)
