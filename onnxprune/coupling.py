@@ -72,13 +72,12 @@ def couple(graph: Graph, options: Options | None = None) -> Coupling:
     for used in flow.used:
         cause = solver.cause(used.node.index, f"its size is computed with by {used.node.op}")
         solver.lock(Dim(used.size.value, used.size.axis), cause)
-    read_as: dict[str, list[str]] = {}
-    for use, constant in source.items():
-        read_as.setdefault(constant, []).append(use)
+    # A unit of nothing but a shared vector is none: a plan could not say which of its readers loses it.
+    shared = set(source.values())
     weights = [
-        Dim(use, axis)
+        Dim(name, axis)
         for name in graph.parameters
-        for use in read_as.get(name, [name])
+        if name not in shared
         for axis in range(len(graph.constants[name].dims))
     ]
     solution = solver.solve(weights)

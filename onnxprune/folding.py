@@ -11,11 +11,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 from onnx.external_data_helper import uses_external_data
 
-from onnxprune.errors import OnnxPruneError
 from onnxprune.runtime import session
 from onnxprune.tensors import frame, read_tensor
 
@@ -45,7 +45,10 @@ def folded(proto: ModelProto, folder: Path | None) -> tuple[ModelProto, tuple[st
         proto: the model; not changed.
         folder: where its external data is.
     """
-    constants = {t.name: t for t in proto.graph.initializer}
+    if proto.ir_version < 4:  # every initializer is an input there, and can be fed
+        return proto, ()
+    inputs = {i.name for i in proto.graph.input}
+    constants = {t.name: t for t in proto.graph.initializer if t.name not in inputs}
     constants |= {n.output[0]: n.attribute[0].t for n in proto.graph.node if _is_constant(n)}
     made = _made(proto.graph.node, set(constants))
     if not any(m.computed for m in made.values()):
@@ -56,6 +59,9 @@ def folded(proto: ModelProto, folder: Path | None) -> tuple[ModelProto, tuple[st
     wanted = [n for n in wanted if made[n].computed and n not in left]
     values = _evaluate(proto, wanted, made, constants, folder)
     kept = {n: t for n, t in values.items() if _fits(t, made[n], constants)}
+    # A node goes as a whole: what it makes besides may stay computed.
+    whole = {o for node in proto.graph.node if kept.keys() >= {*filter(None, node.output)} for o in node.output}
+    kept = {n: t for n, t in kept.items() if n in whole}
     return (_without(proto, kept), tuple(kept)) if kept else (proto, ())
 
 
@@ -104,9 +110,10 @@ def _evaluate(
     model.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names)
     try:
         arrays = session(model, threads=1, optimize=False, arena=False).run(names, {})
-    except (OnnxPruneError, RuntimeError, ValueError):
+    except Exception:  # ONNX Runtime's errors have no common base
         return {}
-    return {n: numpy_helper.from_array(a, n) for n, a in zip(names, arrays, strict=True)}
+    found = zip(names, arrays, strict=True)
+    return {n: numpy_helper.from_array(a, n) for n, a in found if isinstance(a, np.ndarray)}
 
 
 def _sources(made: Made, constants: dict[str, TensorProto]) -> int:

@@ -6,7 +6,7 @@ itself from what is known by then of its inputs: sizes that are computed, and mu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxprune.graph import Graph, Node
 from onnxprune.shapeflow import ShapeFlow
 from onnxprune.shapes import Shape, infer, shapes_of
-from onnxprune.sizes import Size, canonical, parse, product, quotient, summed, total
+from onnxprune.sizes import Size, canonical, declared, parse, product, quotient, summed, total
 from onnxprune.symbolic import infer_symbolically
 
 # Names that ONNX's inference gives to sizes that it does not know.
@@ -28,7 +28,7 @@ def resolve(graph: Graph) -> tuple[Graph, ShapeFlow]:
     """The graph with all shapes that can be known, and the numbers traced through its shape arithmetic."""
     shell = infer(infer_symbolically(graph.shell)) if _needs_symbolic(graph) else graph.shell
     shapes = {**graph.shapes, **{n: s for n, s in shapes_of(shell).items() if n not in graph.constants}}
-    graph = replace(graph, shell=shell, shapes={n: _canonical(s) for n, s in shapes.items()})
+    graph = replace(graph, shell=shell, shapes={n: _canonical(s, declared) for n, s in shapes.items()})
     pass_ = _Pass(graph)
     for node in graph.nodes:
         pass_.visit(node)
@@ -88,7 +88,11 @@ class _Pass:
 
     def _node(self, node: Node) -> Sequence[Shape]:
         own = _OWN.get(node.op) if not node.domain else None
-        if own is not None and (shape := own(self, node)) is not None:
+        try:
+            shape = None if own is None else own(self, node)
+        except (IndexError, KeyError, ValueError, TypeError, ZeroDivisionError):
+            return []  # not as its schema says
+        if shape is not None:
             return [shape]
         version = self._versions.get(node.domain)
         if version is None or not onnx.defs.has(node.op, version, node.domain):
@@ -105,7 +109,13 @@ class _Pass:
             made = onnx.shape_inference.infer_node_outputs(
                 schema, node.proto, types, data, opset_imports=self._imports, ir_version=self._graph.proto.ir_version
             )
-        except (onnx.shape_inference.InferenceError, RuntimeError, ValueError, TypeError):
+        except (
+            onnx.shape_inference.InferenceError,
+            onnx.checker.ValidationError,
+            RuntimeError,
+            ValueError,
+            TypeError,
+        ):
             return []  # what stays without a shape is locked
         for name, kind in made.items():
             self._types.setdefault(name, kind.tensor_type.elem_type)
@@ -144,10 +154,10 @@ def shapes_of_info(info: onnx.ValueInfoProto) -> Shape:
     return tuple(d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in dims)
 
 
-def _canonical(shape: Shape) -> Shape:
+def _canonical(shape: Shape, name: Callable[[str], Size] = canonical) -> Shape:
     if shape is None or all(isinstance(s, int) for s in shape):
         return shape
-    return tuple(canonical(s) if isinstance(s, str) and not s.startswith(GIVEN) else s for s in shape)
+    return tuple(name(s) if isinstance(s, str) and not s.startswith(GIVEN) else s for s in shape)
 
 
 def _reshape(now: _Pass, node: Node) -> Shape:

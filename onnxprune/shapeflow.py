@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 from onnxprune.arithmetic import LONGEST, STEPS, evaluate
 from onnxprune.graph import Graph, Node
@@ -73,6 +73,10 @@ class ShapeFlow:
             n if v is None else replace(n, value=v, source=Leaf(node.index, slot, i), symbol=None)
             for i, (n, v) in enumerate(zip(found, self._constants(node, slot, found), strict=True))
         )
+
+    def dtype(self, node: Node, slot: int) -> np.dtype[Any]:
+        """What a constant for an input slot holds: integers, of the kind that the input has now."""
+        return helper.tensor_dtype_to_np_dtype(self.types.get(node.inputs[slot], TensorProto.INT64))
 
     def rewritable(self) -> list[tuple[Node, int, Numbers, Numbers]]:
         """Computed shape inputs that can be given constants: as they are, and with those."""
@@ -152,10 +156,14 @@ class ShapeFlow:
     def visit(self, node: Node) -> None:
         """Trace one node, all of whose inputs have been traced."""
         if node.op == "Shape" and not node.domain:
-            self._traced[node.outputs[0]] = self._sizes(node)
+            if self._graph.shapes.get(node.inputs[0]) is not None:
+                self._traced[node.outputs[0]] = self._sizes(node)
             return
         step = STEPS.get(node.op) if not node.domain else None
-        result = step(self, node) if step else None
+        try:
+            result = step(self, node) if step else None
+        except (IndexError, KeyError, ValueError, TypeError, ZeroDivisionError):
+            result = None  # nothing in it, or not as its schema says
         result = self._evaluate(node) if result is None else result
         if result is not None and len(result) <= LONGEST:
             self._traced[node.outputs[0]] = result

@@ -50,6 +50,12 @@ def canonical(size: Size) -> Size:
     return text(parse(size))
 
 
+def declared(name: str) -> Size:
+    """The size that a model calls so: open, even where its name is a number."""
+    found = parse(name)
+    return text(found if found.atoms and found.factor > 0 else Product(1, (_named(name),)))
+
+
 def product(sizes: Iterable[Size]) -> Size:
     """All sizes multiplied."""
     parts = [parse(s) for s in sizes]
@@ -79,7 +85,7 @@ def applied(name: str, *sizes: Size) -> Size:
 
 def factor(size: Size | None) -> int:
     """The known factor of a size: 4 of `4*batch`."""
-    return parse(size).factor if size is not None else 1
+    return abs(parse(size).factor) if size is not None else 1
 
 
 def is_open(size: Size | None) -> bool:
@@ -105,7 +111,7 @@ class Instance:
         if isinstance(size, int):
             return size
         found = parse(size)
-        return found.factor * prod(self._prime(a) for a in found.atoms)
+        return abs(found.factor) * prod(self._prime(a) for a in found.atoms)  # -1 * (n - 512) is a size, too
 
     def _prime(self, atom: str) -> int:
         if atom not in self._of:
@@ -127,7 +133,10 @@ def _value(node: ast.expr) -> Product:
         if isinstance(node.op, ast.FloorDiv) and b.factor:
             exact = _divide(a, b)
             return exact if exact is not None else parse(applied("floor", text(a), text(b)))
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id != "size":
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "size":
+        if len(node.args) != 1 or not isinstance(node.args[0], ast.Constant) or not isinstance(node.args[0].value, str):
+            raise ValueError("no name")
+    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
         return Product(1, (f"{node.func.id}({', '.join(str(text(_value(a))) for a in node.args)})",))
     return Product(1, (node.id if isinstance(node, ast.Name) else ast.unparse(node),))
 
@@ -139,7 +148,10 @@ def _named(name: str) -> str:
 
 
 def _plain(atom: str) -> str:
-    return str(ast.literal_eval(atom[5:-1])) if atom.startswith("size(") else atom
+    if not atom.startswith("size("):
+        return atom
+    name = str(ast.literal_eval(atom[5:-1]))
+    return name if parse(name) == Product(1, (atom,)) else atom
 
 
 def _times(a: Product, b: Product) -> Product:

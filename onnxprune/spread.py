@@ -184,20 +184,23 @@ class Spread:
         return None
 
     def _prefer(self, live: list[Alternative], choice: Choice) -> Alternative:
-        """What spares the axes that other choices cut (the heads of Q, for V), then what leaves most axes cuttable,
-        then what leaves most room."""
+        """What spares the axes that other choices cut (the heads of Q, for V), leaves most axes cuttable, and most of
+        them (heads, where Q, K and V share an axis of which only V could be cut inside); then what has most room."""
         open_ = [self._cuttable(a, choice) for a in live]
-        spared = [len(mine & self._cut) for mine in open_]
+        spared = [len(free.keys() & self._cut) for free in open_]
         ours = {self._solver.root(d) for d in choice.counted or choice.dims}
+        share = [max((n for r, n in free.items() if r in ours), default=0) for free in open_]
         best = [
             a
-            for a, mine, kept in zip(live, open_, spared, strict=True)
-            if kept == max(spared) and not any(mine & ours < other & ours for other in open_)
+            for a, free, kept, most in zip(live, open_, spared, share, strict=True)
+            if kept == max(spared)
+            and not any(free.keys() & ours < other.keys() & ours for other in open_)
+            and 2 * most >= max(share)
         ]
         return prefer(best or live)
 
-    def _cuttable(self, alternative: Alternative, choice: Choice) -> set[int]:
-        """The counted classes in which two or more units would remain, with all that they are tied to now."""
+    def _cuttable(self, alternative: Alternative, choice: Choice) -> dict[int, int]:
+        """Classes in which two or more units would remain, with all that they are tied to now: how many indices."""
         added = [
             Edge(self._solver.root(c.a), self._solver.root(c.b), c.ia, c.ib)
             for c in alternative.constraints
@@ -220,8 +223,9 @@ class Spread:
         for r in free:
             if isinstance(state := self.state.get(r), np.ndarray):
                 locked[label[start[r] : start[r] + state.size][state != 0]] = True
-        parts = {r: np.unique(label[start[r] : start[r] + self._solver.size(r)]) for r in free}
-        return {r for r, labels in parts.items() if (~locked[labels]).sum() > 1}
+        parts = {r: label[start[r] : start[r] + self._solver.size(r)] for r in free}
+        left = {r: labels[~locked[labels]] for r, labels in parts.items()}
+        return {r: labels.size for r, labels in left.items() if np.unique(labels).size > 1}
 
     def label(self, roots: list[int], edges: list[Edge]) -> tuple[dict[int, int], NDArray[np.int32], int]:
         """Number the atoms of some classes: where each class starts, the component of each atom, how many there are."""

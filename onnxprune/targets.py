@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
+from onnxprune.graph import Graph
 from onnxprune.groups import Coupling
 from onnxprune.number import Leaf, Number, SizeOf
 from onnxprune.rules.base import Dim, Edit, Index, SetAttr, SetInput
+from onnxprune.shapeflow import ShapeFlow
 
 
 class Cut(Protocol):
@@ -46,18 +49,16 @@ def shape_inputs(coupling: Coupling, cut: Cut) -> dict[int, list[Edit]]:
             written[source.node, source.slot][source.place] = int(sized.number.value)
     changed: dict[tuple[int, int], SetInput] = {}
     for (node, slot), sizes in written.items():
-        name = graph.nodes[node].inputs[slot]
-        if name in graph.constants:
-            value = np.array(graph.array(name))
-        elif graph.nodes[node].op == "Concat":  # a computed part of a target that is open elsewhere
-            value = np.array([n.value for n in flow.numbers(graph.nodes[node], slot) or ()], dtype=np.int64)
-        else:
+        value = _value(graph, flow, node, slot)
+        if value is None:
             continue
         for index, size in sizes.items():
             value.reshape(-1)[index] = size
         changed[node, slot] = SetInput(slot, value)
     for (node, slot), dims_of in scaled.items():  # constants that are multiplied with something open
-        value = np.array(graph.array(graph.nodes[node].inputs[slot]))
+        value = _value(graph, flow, node, slot)
+        if value is None:
+            continue
         for index, dim in dims_of.items():
             value.reshape(-1)[index] = value.reshape(-1)[index] * cut.kept(dim).size // coupling.size(dim)
         changed[node, slot] = SetInput(slot, value)
@@ -71,7 +72,7 @@ def shape_inputs(coupling: Coupling, cut: Cut) -> dict[int, list[Edit]]:
             _copies(cut, n, dim, Dim(data, axis)) if c.value == 0 else _follows(cut, c, dim, written)
             for axis, (c, n, dim) in enumerate(places)
         ):
-            value = np.array([_size(cut, n, dim) for _, n, dim in places], dtype=np.int64)
+            value = np.array([_size(cut, n, dim) for _, n, dim in places], dtype=flow.dtype(target, slot))
             left = np.array([n.value is None for n in constants])
             changed[target.index, slot] = SetInput(slot, value, left if left.any() else None)
     edits: dict[int, list[Edit]] = defaultdict(list)
@@ -80,6 +81,17 @@ def shape_inputs(coupling: Coupling, cut: Cut) -> dict[int, list[Edit]]:
         if edit.computed is not None or 0 in edit.value:
             edits[node] += [SetAttr("allowzero", 0)] * bool(graph.nodes[node].attrs.get("allowzero"))
     return edits
+
+
+def _value(graph: Graph, flow: ShapeFlow, node: int, slot: int) -> NDArray[Any] | None:
+    """A constant that a node reads, or a computed part of a target that is open elsewhere, which can become one."""
+    name = graph.nodes[node].inputs[slot]
+    if name in graph.constants:
+        return np.array(graph.array(name))
+    if graph.nodes[node].op != "Concat":
+        return None  # the whole input is rewritten
+    numbers = flow.numbers(graph.nodes[node], slot) or ()
+    return np.array([n.value for n in numbers], dtype=flow.dtype(graph.nodes[node], slot))
 
 
 def _size(cut: Cut, number: Number, dim: Dim | None) -> int:

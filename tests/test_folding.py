@@ -88,3 +88,36 @@ def test_a_change_of_place_is_no_reason_to_fold(kind: str) -> None:
 def test_the_record_says_so() -> None:
     b = Builder()
     assert len(inspect(b.model(network(b)))["folded"]) == 2
+
+
+@pytest.mark.parametrize("version", [3, 8])
+def test_what_can_be_fed_is_not_folded(version: int) -> None:
+    """An initializer that is an input, too, is a default; before IR version 4 all of them are."""
+    b = Builder(opset=8, ir_version=version)
+    y = b.op("Conv", b.input("x", 2, 3, 6, 6), standardised(b, b.weight(8, 3, 3, 3, name="w1")))
+    model = b.model(b.op("Relu", y))
+    if version > 3:
+        model.graph.input.append(onnx.helper.make_tensor_value_info("w1", onnx.TensorProto.FLOAT, [8, 3, 3, 3]))
+    assert load(model).folded == ()
+
+
+def test_a_node_of_which_one_output_stays_computed() -> None:
+    """The second half is too small to be stored as a weight; one node cannot make half of its outputs."""
+    b = Builder()
+    large, small = b.ops("Split", standardised(b, b.weight(9, 3, 3, 3, name="w1")), [8, 1], outputs=2, axis=0)
+    x = b.input("x", 2, 3, 6, 6)
+    y = b.op("Conv", b.op("Relu", b.op("Conv", x, large)), b.weight(4, 8, 1, 1, name="w2"))
+    model = b.model(b.op("Add", y, b.op("Conv", x, small)))
+    onnx.checker.check_model(load(model).proto)
+    prove(model)
+
+
+def test_what_cannot_be_computed_or_stored_stays() -> None:
+    b = Builder()
+    x = b.input("x", 2, 3, 6, 6)
+    parts = b.op("SplitToSequence", standardised(b, b.weight(16, 3, 3, 3, name="w1")), [8, 8], axis=0)
+    which = b.op("Sub", b.op("Squeeze", b.op("Gather", b.op("Cast", b.op("ReduceMax", x, keepdims=1), to=7), [0])), 1)
+    b.declare(b.op("Conv", x, b.op("SequenceAt", parts, which), name="y"), 2, 8, 4, 4)
+    assert load(b.model("y")).folded == ()
+    b.op("Add", x, b.op("Reshape", b.op("Mul", "w1", "w1"), [5, 5]))  # nobody runs it
+    assert load(b.model("y")).folded == ()

@@ -128,7 +128,7 @@ def slice_bounds(n: NodeView, kept: Kept) -> Iterator[Edit]:
         for place, axis in enumerate(axes):
             if axis in changed:
                 values[place] = changed[axis][side]
-        yield SetAttr(attr, values) if attr in n.attrs else SetInput(slot, _like(n.const(slot), values))
+        yield SetAttr(attr, values) if attr in n.attrs else SetInput(slot, _like(n, slot, values))
 
 
 def _slice_axes(n: NodeView) -> list[int]:
@@ -244,7 +244,7 @@ def pad_sizes(n: NodeView, kept: Kept) -> Iterator[Edit]:
     for place, axis in enumerate(pads):
         if axis in changed:
             values[place], values[place + len(pads)] = changed[axis]
-    yield SetAttr("pads", values) if "pads" in n.attrs else SetInput(1, _like(n.const(1), values))
+    yield SetAttr("pads", values) if "pads" in n.attrs else SetInput(1, _like(n, 1, values))
 
 
 def _pads(n: NodeView) -> dict[int, tuple[int | None, int | None]]:
@@ -278,5 +278,5 @@ def _lock_both(x: Dim, y: Dim, reason: str) -> Iterator[Constraint]:
     yield Lock(y, reason)
 
 
-def _like(old: NDArray[Any] | None, values: Sequence[int]) -> NDArray[Any]:
-    return np.array(values, dtype=np.int64 if old is None else old.dtype)
+def _like(n: NodeView, slot: int, values: Sequence[int]) -> NDArray[Any]:
+    return np.array(values, dtype=n.flow.dtype(n.node, slot))

@@ -110,3 +110,15 @@ def test_a_grouped_convolution_of_channels_whose_number_is_not_known() -> None:
 
     result = oracle(sandwich(middle), 0.5)
     assert not result.can_cut("w1") and not result.can_cut("grouped", 1)
+
+
+def test_a_unit_of_a_shared_vector_alone_is_none() -> None:
+    """Nothing else would tell, when a plan is replayed, which reader of the vector loses it."""
+    b = Builder()
+    row = b.weight(1, 8, name="row")
+    b.op("Transpose", b.op("Gemm", b.input("z", 2, 1), row), perm=[1, 0])  # a dead end
+    y = b.op("Gemm", b.input("x", 2, 6), b.weight(6, 8, name="w1"))
+    y = b.op("Relu", b.op("Mul", y, row))
+    result = prove(b.model(b.op("Gemm", y, b.weight(8, 4, name="w2"))))
+    assert result.choices("w1", 1) == [8]
+    assert len(result.coupling.groups) == 1

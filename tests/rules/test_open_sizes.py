@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from onnxprune import couple, load
 from onnxprune.testing import Builder, prove
 
 HEADS, WIDTH = 4, 8
@@ -174,3 +175,120 @@ def test_a_zero_that_copies_another_axis_by_accident() -> None:
     z = b.op("Reshape", b.op("Transpose", z, perm=[0, 2, 1, 3, 4]), [-1, 8, 2, 4])
     result = prove(b.model(b.conv(b.op("Relu", z), 4, 1, name="w2")))
     assert result.can_cut("w1")
+
+
+@pytest.mark.parametrize("picked", ["where", "gather", "slice", "max"])
+def test_a_number_that_is_picked_by_a_size(picked: str) -> None:
+    """The bound of a slice depends on the width, which is cut; it may not."""
+    b = Builder()
+    x = b.input("x", "B", 40, 6)
+    y = b.op("Relu", b.op("MatMul", x, b.weight(6, 32, name="w1", fan=6)))
+    width = b.op("Gather", b.op("Shape", y), [2])
+    if picked == "where":
+        end = b.op("Where", b.op("Equal", width, [32]), [3], [2])
+    elif picked == "gather":
+        end = b.op("Gather", np.array([2, 3]), b.op("Div", width, [17]))
+    elif picked == "slice":
+        start = b.op("Div", width, [17])
+        end = b.op("Slice", np.array([2, 3]), start, b.op("Add", start, [1]))
+    else:
+        end = b.op("Max", [4], [2], width)
+    y = b.op("ReduceSum", b.op("Slice", y, [0], end, [1]), [1])
+    prove(b.model(b.op("MatMul", y, b.weight(32, 4, name="w2", fan=32))))
+
+
+def test_a_row_of_a_table_of_sizes() -> None:
+    m = Model()
+    row = m.b.op("Mul", m.b.op("Gather", np.array([[HEADS, WIDTH]]), np.array(0)), [1, 1])
+    y = m.b.op("Relu", m.b.op("Reshape", m.project("w1"), m.target(m.batch, m.length, row)))
+    prove(m.b.model(m.b.op("MatMul", y, m.b.weight(WIDTH, 6, name="w2"))))
+
+
+@pytest.mark.parametrize("negative", ["equal", "divided"])
+def test_what_may_be_negative(negative: str) -> None:
+    """S - 13 is -1 for one S; -S / 2 is rounded towards zero, but Floor goes down."""
+    m = Model()
+    if negative == "equal":
+        same = m.b.op("Equal", m.b.op("Sub", m.length, [13]), [-1])
+    else:
+        minus = m.b.op("Neg", m.length)
+        down = m.b.op("Floor", m.b.op("Div", m.b.op("Cast", minus, to=1), np.array([2], np.float32)))
+        same = m.b.op("Equal", m.b.op("Cast", down, to=7), m.b.op("Div", minus, [2]))
+    target = m.target(m.batch, m.length, m.b.op("Where", same, [4], [8]), -1)
+    y = m.b.op("ReduceSum", m.b.op("Relu", m.b.op("Reshape", m.project("w1"), target)), [2])
+    feeds = [{"x": np.random.default_rng(0).standard_normal((2, s, 6)).astype(np.float32)} for s in (4, 5, 12)]
+    prove(m.b.model(y), feeds=feeds)
+
+
+def test_what_is_left_of_a_length() -> None:
+    """Padding to 64: 64 - S is a size like any other."""
+    m = Model()
+    left = m.b.op("Sub", [64], m.length)
+    y = m.b.op("Relu", m.project("w1"))
+    y = m.b.op("Expand", m.b.op("ReduceMax", y, axes=[1]), m.target(m.batch, left, HEADS * WIDTH))
+    y = m.b.op("Reshape", m.b.op("Relu", m.b.op("Reshape", y, [-1, WIDTH])), m.target(m.batch, left, HEADS * WIDTH))
+    result = prove(m.b.model(m.b.op("MatMul", y, m.b.weight(HEADS * WIDTH, 6, name="w2", fan=32))))
+    assert result.choices("w1", 1) == [HEADS]
+
+
+@pytest.mark.parametrize("factors", ["two", "computed", "moving"])
+def test_channels_and_batch_in_one_axis(factors: str) -> None:
+    """[B, C, S] -> [C*B, S], where -1 is taken: what the batch is multiplied with is rewritten, if that is exact."""
+    m = Model()
+    y = m.b.op("Transpose", m.b.op("Relu", m.project("w1")), perm=[0, 2, 1])
+    if factors == "two":
+        count = m.b.op("Mul", m.b.op("Mul", m.batch, [8]), [4])
+    elif factors == "computed":
+        both = m.b.op("Concat", m.b.op("Add", [16], [16]), m.batch, axis=0)
+        count = m.b.op("Mul", m.batch, m.b.op("Gather", both, [0]))
+    else:
+        flat = m.b.op("Reshape", y, m.b.op("Concat", [-1], m.length, axis=0))
+        count = m.b.op("Mul", m.b.op("Div", m.b.op("Gather", m.b.op("Shape", flat), [0]), [32]), [32])
+    y = m.b.op("Relu", m.b.op("Reshape", y, m.b.op("Concat", count, [-1], axis=0)))
+    y = m.b.op("Transpose", m.b.op("Reshape", y, m.target(m.batch, 32, -1)), perm=[0, 2, 1])
+    y = m.b.op("MatMul", y, m.b.weight(32, 6, name="w2", fan=32))
+    result = prove(m.b.model(m.b.op("Add", y, m.b.op("MatMul", m.project("w3"), m.b.weight(32, 6, name="w4", fan=32)))))
+    assert result.can_cut("w1", 1) == (factors == "computed")
+
+
+def test_bounds_of_32_bits() -> None:
+    b = Builder()
+    y = b.op("Relu", b.op("MatMul", b.input("x", "B", 40, 6), b.weight(6, 32, name="w1", fan=6)))
+    width = b.op("Cast", b.op("Gather", b.op("Shape", y), [2]), to=6)
+    zero, eight, last = (np.array([v], np.int32) for v in (0, 8, 2))
+    y = b.op("Slice", y, zero, b.op("Sub", width, eight), last)
+    y = b.op("Slice", y, zero, width, np.array([1], np.int32))
+    y = b.op("ReduceSum", y, [1])
+    assert prove(b.model(b.op("MatMul", y, b.weight(24, 4, name="w2", fan=24)))).can_cut("w1", 1)
+
+
+@pytest.mark.parametrize("names", [("3", "-1"), ("True", "None"), ("0*N", "N//N"), ("size(x)", "?"), ("-N", "-4*N")])
+def test_names_that_are_no_names(names: tuple[str, str]) -> None:
+    """What a model calls an open size is open, whatever it is called."""
+    b = Builder()
+    x = b.input("x", *names, 6)
+    batch, length = (b.op("Gather", b.op("Shape", x), [axis]) for axis in (0, 1))
+    y = b.op(
+        "Reshape", b.op("MatMul", x, b.weight(6, 32, name="w1", fan=6)), b.op("Concat", batch, length, [4, 8], axis=0)
+    )
+    y = b.op("Reshape", b.op("Transpose", y, perm=[0, 2, 1, 3]), b.op("Concat", [-1], length, [8], axis=0))
+    y = b.op("Reshape", b.op("Softmax", y, axis=1), b.op("Concat", batch, [4], length, [8], axis=0))
+    y = b.op("Reshape", b.op("Transpose", y, perm=[0, 2, 1, 3]), b.op("Concat", batch, length, [32], axis=0))
+    result = prove(b.model(b.op("MatMul", y, b.weight(32, 4, name="w2", fan=32))))
+    assert result.choices("w1", 1) == [4]
+
+
+@pytest.mark.parametrize("what", ["empty", "no axis", "ranks", "no type"])
+def test_nodes_that_are_not_as_they_should_be(what: str) -> None:
+    """They are read as far as they can be: no error."""
+    m = Model()
+    y = m.b.op("Relu", m.project("w1"))
+    if what == "empty":
+        m.b.op("Mul", np.zeros(0, np.int64), [2])
+    elif what == "no axis":
+        m.b.op("Concat", y, y)
+    elif what == "ranks":
+        m.b.op("Concat", y, m.b.op("ReduceSum", y, [1], keepdims=0), axis=2)
+    else:
+        m.b.op("Cast", m.batch)
+    couple(load(m.b.model(m.b.op("MatMul", y, m.b.weight(32, 4, name="w2", fan=32)))))
