@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxprune.graph import Graph, Node
 from onnxprune.shapeflow import ShapeFlow
 from onnxprune.shapes import Shape, infer, shapes_of
-from onnxprune.sizes import Size, canonical, declared, parse, product, quotient, summed, total
+from onnxprune.sizes import Size, bound, canonical, clamped, declared, parse, product, quotient, summed, total
 from onnxprune.symbolic import infer_symbolically
 
 # Names that ONNX's inference gives to sizes that it does not know.
@@ -227,7 +227,7 @@ def _kept(size: Size | None, start: Size | None, end: Size | None, step: Size | 
         return total(size, start, -1) if start >= 0 else None
     if isinstance(end, int) and end < 0 and start == 0:
         return total(size, end)
-    return total(end, start, -1) if isinstance(end, str) and (start == 0 or isinstance(start, str)) else None
+    return clamped(size, start, end) if isinstance(end, str) and (start == 0 or isinstance(start, str)) else None
 
 
 def _tile(now: _Pass, node: Node) -> Shape:
@@ -264,7 +264,24 @@ def _resize(now: _Pass, node: Node) -> Shape:
     return tuple(target) if source is not None and target is not None and len(source) == len(target) else None
 
 
+def _broadcast(now: _Pass, node: Node) -> Shape:
+    """Sizes that agree, or are one. What a slice keeps at most of a size is that size, or one, where they meet."""
+    parts = [now.shape(node, slot) for slot in range(len(node.inputs))]
+    if any(p is None for p in parts):
+        return None
+    rank = max(len(p) for p in parts if p is not None)
+    columns = zip(*((1,) * (rank - len(p)) + p for p in parts if p is not None), strict=True)
+    return tuple(_joint({s for s in column if s != 1 and s is not None}) for column in columns)
+
+
+def _joint(sizes: set[Size]) -> Size | None:
+    known = [s for s in sizes if isinstance(s, int)]
+    whole = {s for s in sizes if bound(s) not in sizes}
+    return 1 if not sizes else known[0] if known else whole.pop() if len(whole) == 1 else None
+
+
 _OWN = {
+    **dict.fromkeys(["Add", "Sub", "Mul", "Div", "Where", "And", "Or", "Equal", "Less", "Greater", "Pow"], _broadcast),
     "Concat": _concat,
     "Flatten": _flatten,
     "Resize": _resize,

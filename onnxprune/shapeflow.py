@@ -221,6 +221,8 @@ class ShapeFlow:
         name = node.inputs[0]
         shape = self._graph.shapes.get(name) or ()
         axes = range(len(shape))[slice(node.attrs.get("start", 0), node.attrs.get("end"))]
+        if name in self._traced:  # how many numbers there are: none is ever cut
+            return tuple(Number(size) for a in axes if isinstance(size := shape[a], int))
         return tuple(
             Number(size, read, frozenset({read}))
             if isinstance(size, int)

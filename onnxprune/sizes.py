@@ -83,6 +83,22 @@ def applied(name: str, *sizes: Size) -> Size:
     return f"{name}({', '.join(str(text(parse(s))) for s in sizes)})"
 
 
+def clamped(size: Size, start: Size, end: Size) -> Size:
+    """What a slice from `start` to `end` keeps of a size that may be less."""
+    return applied("kept", size, start, end)
+
+
+def bound(size: Size) -> Size | None:
+    """What a slice keeps at most, if `size` is `clamped`."""
+    if not isinstance(size, str) or not size.startswith("kept("):
+        return None
+    call = ast.parse(size, mode="eval").body
+    if not isinstance(call, ast.Call) or len(call.args) != 3:
+        return None
+    _, start, end = (text(_value(a)) for a in call.args)
+    return total(end, start, -1)
+
+
 def factor(size: Size | None) -> int:
     """The known factor of a size: 4 of `4*batch`."""
     return abs(parse(size).factor) if size is not None else 1

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from onnxprune import couple, load
-from onnxprune.testing import Builder, prove
+from onnxprune.testing import Builder, oracle, prove
 
 HEADS, WIDTH = 4, 8
 
@@ -292,3 +292,26 @@ def test_nodes_that_are_not_as_they_should_be(what: str) -> None:
     else:
         m.b.op("Cast", m.batch)
     couple(load(m.b.model(m.b.op("MatMul", y, m.b.weight(32, 4, name="w2", fan=32)))))
+
+
+def test_a_slice_to_an_open_end_is_clamped() -> None:
+    """[S, 32] sliced to M keeps min(S, M): it is no axis of size M."""
+    b = Builder()
+    x, other = b.input("x", "S", 6), b.input("other", "M", 1)
+    y = b.op("Relu", b.op("MatMul", x, b.weight(6, 32, name="w1")))
+    end = b.op("Shape", other, end=1) if b.imports[0].version > 14 else b.op("Gather", b.op("Shape", other), [0])
+    y = b.op("Reshape", b.op("Slice", y, [0], end, [0]), b.op("Concat", end, [-1], axis=0))
+    model = b.model(b.op("ReduceSum", b.op("Mul", y, other), keepdims=1))
+    feeds = [{"x": np.ones((s, 6), np.float32), "other": np.ones((m, 1), np.float32)} for s, m in ((4, 2), (2, 4))]
+    oracle(model, feeds=feeds)
+
+
+def test_positions_are_as_many_as_the_sequence() -> None:
+    """A table that is sliced to the sequence joins it: the heads behind are cut all the same."""
+    m = Model()
+    table = m.b.op("Slice", m.b.weight(16, 6, name="table"), [0], m.length, [0])
+    m.x = m.b.op("Add", m.x, table)
+    apart = m.target(m.batch, m.length, HEADS, WIDTH)
+    q, k, v = (m.split(m.project(name), apart) for name in "qkv")
+    result = prove(m.b.model(m.join(m.attend(q, k, v, 4), m.target(m.batch, m.length, -1))))
+    assert result.choices("q", 1) == [HEADS]
