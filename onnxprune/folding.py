@@ -7,6 +7,7 @@ like any weight. Only what is no larger than what it is made of is folded, and n
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -58,7 +59,8 @@ def folded(proto: ModelProto, folder: Path | None) -> tuple[ModelProto, tuple[st
     wanted = [n for n in dict.fromkeys(n for n, i in read if not _inside(proto.graph.node[i], made)) if n in made]
     wanted = [n for n in wanted if made[n].computed and n not in left]
     values = _evaluate(proto, wanted, made, constants, folder)
-    kept = {n: t for n, t in values.items() if _fits(t, made[n], constants)}
+    readers = _readers(proto)
+    kept = {n: t for n, t in values.items() if _fits(t, made[n], constants, readers)}
     # A node goes as a whole: what it makes besides may stay computed.
     whole = {o for node in proto.graph.node if kept.keys() >= {*filter(None, node.output)} for o in node.output}
     kept = {n: t for n, t in kept.items() if n in whole}
@@ -121,8 +123,19 @@ def _sources(made: Made, constants: dict[str, TensorProto]) -> int:
     return sum(math.prod(constants[n].dims) for n in made.constants if constants[n].data_type in FLOATS)
 
 
-def _fits(tensor: TensorProto, made: Made, constants: dict[str, TensorProto]) -> bool:
-    return tensor.data_type in FLOATS and SMALLEST <= math.prod(tensor.dims) <= _sources(made, constants)
+def _fits(tensor: TensorProto, made: Made, constants: dict[str, TensorProto], readers: dict[str, set[int]]) -> bool:
+    """Whether a tensor is no larger than the weights that nobody needs once it is stored."""
+    ours = Made(made.nodes, frozenset(n for n in made.constants if readers[n] <= made.nodes), made.computed)
+    return tensor.data_type in FLOATS and SMALLEST <= math.prod(tensor.dims) <= _sources(ours, constants)
+
+
+def _readers(proto: ModelProto) -> dict[str, set[int]]:
+    """Value -> the nodes that read it, in their subgraphs too."""
+    found: dict[str, set[int]] = defaultdict(set)
+    for index, node in enumerate(proto.graph.node):
+        for name in (*node.input, *_captured(node)):
+            found[name].add(index)
+    return found
 
 
 def _without(proto: ModelProto, weights: dict[str, TensorProto]) -> ModelProto:
