@@ -33,13 +33,13 @@ class Target:
         return self.kind if self.kind == "lossless" else f"{self.kind}={self.amount:g}"
 
 
-def parse_target(text: str) -> Target:
+def parse_target(text: object) -> Target:
     """Read `macs=0.5`, `params=0.5`, `channels=0.5` or `lossless`.
 
     Raises:
         TargetError: it is none of these.
     """
-    kind, _, amount = text.partition("=")
+    kind, _, amount = text.partition("=") if isinstance(text, str) else ("", "", "")
     if text == "lossless":
         return Target("lossless")
     try:
@@ -58,12 +58,12 @@ class Limits:
 
     Attributes:
         align: widths stay multiples of this where they were, rounded up.
-        keep: regular expressions; groups with a matching tensor or node stay whole.
+        keep: regular expression or several; groups with a matching tensor or node stay whole.
         ratios: (regular expression, share): matching groups keep that share, whatever the target says.
     """
 
     align: int = 1
-    keep: Sequence[str] = ()
+    keep: str | Sequence[str] = ()
     ratios: Sequence[tuple[str, float]] = ()
 
 
@@ -110,26 +110,52 @@ def allocate(
         [units], True where a unit goes.
 
     Raises:
-        TargetError: even the smallest model that the limits allow is larger than the target.
+        TargetError: even the smallest model that the limits allow is larger than the target, or nothing can be cut.
         OptionError: an option that does not exist, or a pattern that matches nothing.
     """
     if scope not in SCOPES:
         raise OptionError(f"--scope {scope}: choose one of {', '.join(SCOPES)}")
-    problem = _problem(coupling, scores, limits or Limits())
+    if target.kind not in COSTS:
+        raise TargetError(f"--target {target} has no share to allocate; use `prune`, or one of {', '.join(COSTS)}")
+    if np.shape(scores) != (coupling.units,):
+        raise OptionError(f"scores have the shape {np.shape(scores)}; one for each of the {coupling.units} units is due")
+    limits = limits or Limits()
+    problem = _problem(coupling, scores, limits)
     measure = _measure(problem, target)
     bound = target.amount * measure.before * (1 + 1e-12)
-    smallest = problem.removed(np.zeros(len(problem.count)))
-    if measure(smallest) > bound:
-        least = measure(smallest) / measure.before
-        raise TargetError(
-            f"{coupling.graph.name}: --target {target} cannot be met; the least that can remain is "
-            f"{target.kind}={least:.3f} (a smaller --align or fewer --keep would allow more)"
-        )
+    if failure := _unmet(problem, measure, bound, target):
+        raise TargetError(f"{coupling.graph.name}: --target {target} cannot be met{failure}{_advice(problem, limits)}")
     removed = (_local if scope == "local" else _global)(problem, measure, bound, target)
     gone = np.zeros(coupling.units, dtype=bool)
     for group, number in enumerate(removed):
         gone[problem.order[group][:number]] = True
     return gone
+
+
+def _unmet(problem: _Problem, measure: Cost, bound: float, target: Target) -> str | None:
+    """Why no cut meets the target; None where one does."""
+    smallest = problem.removed(np.zeros(len(problem.count)))
+    if target.amount < 1 and not smallest.any():
+        return ": nothing can be cut"
+    if target.amount < 1 and measure.before == 0:
+        return f": no {target.kind} are counted in this model"
+    if measure(smallest) > bound:
+        return f"; the least that can remain is {target.kind}={measure(smallest) / measure.before:.3f}"
+    return None
+
+
+def _advice(problem: _Problem, limits: Limits) -> str:
+    """The options in use, or named by a lock, that leave room; and where to look."""
+    opening = sorted({lock.option for lock in problem.coupling.locked if lock.option})
+    ways = [
+        *([f"an --align below {limits.align}"] if limits.align > 1 else []),
+        *(["fewer --keep"] if limits.keep else []),
+        *(["a smaller --ratio"] if limits.ratios else []),
+        *(["another --criterion"] if np.isnan(problem.scores).any() else []),
+        *opening,
+    ]
+    text = " or ".join([", ".join(ways[:-1]), ways[-1]] if len(ways) > 1 else ways)
+    return f"{f'; {text} may allow more' if ways else ''}; see `onnxprune inspect`"
 
 
 def _measure(problem: _Problem, target: Target) -> Cost:
@@ -203,7 +229,7 @@ def _problem(coupling: Coupling, scores: NDArray[np.float64], limits: Limits) ->
     # The step is per unit; a group of fewer units than one step stays whole.
     frozen = (count <= 1) | (count <= step)
     frozen |= np.bincount(coupling.group_of, weights=np.isnan(scores), minlength=len(count)) > 0
-    for pattern in limits.keep:
+    for pattern in each(limits.keep):
         frozen |= _matching(coupling, pattern, "--keep")
     fixed: dict[int, int] = {}
     for pattern, share in limits.ratios:
@@ -235,14 +261,19 @@ def _steps(coupling: Coupling, align: int) -> Counts:
     return steps
 
 
-def kept_whole(coupling: Coupling, patterns: Sequence[str]) -> NDArray[np.bool_]:
+def each(patterns: str | Sequence[str]) -> Sequence[str]:
+    """One pattern, or many."""
+    return (patterns,) if isinstance(patterns, str) else patterns
+
+
+def kept_whole(coupling: Coupling, patterns: str | Sequence[str]) -> NDArray[np.bool_]:
     """[units]: those of the groups that match one of the regular expressions.
 
     Raises:
         OptionError: a pattern that matches nothing.
     """
     groups = np.zeros(len(coupling.groups), dtype=bool)
-    for pattern in patterns:
+    for pattern in each(patterns):
         groups |= _matching(coupling, pattern, "--keep")
     return groups[coupling.group_of]
 

@@ -93,6 +93,7 @@ class Channels(Cost):
 def _term(coupling: Coupling, factor: float, dims: Iterable[Dim]) -> tuple[float, tuple[int, ...]]:
     cut: list[int] = []
     for dim in dims:
+        factor *= coupling.scale(dim)
         number = coupling.solution.class_of.get(dim)
         if number is not None and coupling.solution.unit_of[number] is not None:
             cut.append(number)

@@ -16,6 +16,7 @@ from scipy.sparse import csr_array
 from onnxprune import bodies
 from onnxprune.graph import Graph, Node
 from onnxprune.rules.base import ZERO_PRESERVING, Dim, Linear, NodeView, Options, Sized
+from onnxprune.sizes import factor
 from onnxprune.solver import Cause, Solution
 
 
@@ -84,6 +85,12 @@ class Coupling:
         """Indices of a dim; 1 where the model leaves it open."""
         number = self.solution.class_of.get(dim)
         return 1 if number is None else self.solution.sizes[number]
+
+    def scale(self, dim: Dim) -> float:
+        """What the indices of a dim count in a cost: those of a multiple of an open size are stand-ins for one."""
+        shape = self.graph.shapes.get(dim.value) or ()
+        known = shape[dim.axis] if dim.axis < len(shape) else None
+        return factor(known) / self.size(dim) if isinstance(known, str) and self.size(dim) > 1 else 1.0
 
     @cached_property
     def uses(self) -> dict[str, tuple[str, ...]]:

@@ -12,6 +12,7 @@ from onnxprune.coupling import couple
 from onnxprune.graph import Graph
 from onnxprune.groups import Coupling, Group
 from onnxprune.plan import Plan, removed_units
+from onnxprune.sizes import parse
 from onnxprune.steps import Context, Outcome
 from onnxprune.surgery import cut, mask
 
@@ -52,6 +53,7 @@ def describe(coupling: Coupling, removed: NDArray[np.bool_]) -> dict[str, Any]:
     return {
         "align": coupling.options.align,
         "open_inputs": _open_inputs(coupling.graph),
+        "open_inside": _open_inside(coupling),
         "macs": {"before": macs.before, "after": macs(gone)},
         "groups": [
             {
@@ -96,6 +98,18 @@ def _node(coupling: Coupling, group: Group) -> str | None:
     makers = [m.constant for m in group.members if m.role == "out"] or [m.constant for m in group.members]
     readers = coupling.graph.consumers.get(makers[0], ()) if makers else ()
     return next((node.label for node, _ in readers), None)
+
+
+def _open_inside(coupling: Coupling) -> list[str]:
+    """Nodes with weights that run as often as data say (for each box found, say): costs count them once."""
+    shapes = coupling.graph.shapes
+    named = {a for name in coupling.graph.inputs for s in shapes.get(name) or () if s for a in parse(s).atoms}
+    found = []
+    for node, _ in coupling.linears:
+        sizes = [s for s in shapes.get(node.outputs[0]) or () if isinstance(s, str)]
+        if any(not named.issuperset(parse(s).atoms) for s in sizes):
+            found.append(node.label)
+    return found
 
 
 def _open_inputs(graph: Graph) -> dict[str, list[int | str | None]]:

@@ -205,6 +205,24 @@ def parity(
     return Parity(tuple(worst.values()), tolerance(masked), len(given))
 
 
+def rounding(
+    masked: Model, feeds: Iterable[Feed], provider: str = "cpu", threads: int | None = None
+) -> dict[str, OutputParity]:
+    """How far a model is from itself, output by output, when ONNX Runtime's optimisations sum in another order.
+
+    Raises:
+        ModelError, ProviderError: the model does not load or run.
+    """
+    given = list(feeds)
+    plainly = [run(session(masked, provider, threads, optimize=False, arena=False, config=LEAN), f) for f in given]
+    ready = session(masked, provider, threads, arena=False, config=LEAN)
+    found: dict[str, OutputParity] = {}
+    for feed, reference in zip(given, plainly, strict=True):
+        for output in compare(reference, run(ready, feed)).outputs:
+            found[output.name] = found.get(output.name, output) | output
+    return found
+
+
 # Fidelity
 
 

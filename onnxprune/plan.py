@@ -122,8 +122,14 @@ def make_plan(coupling: Coupling, removed: NDArray[np.bool_], folds: Mapping[str
         coupling: the analysis.
         removed: [units], True where a unit goes.
         folds: weight changes of a lossless plan.
+
+    Raises:
+        PlanError: nothing would be left of a group.
     """
     graph = coupling.graph
+    for group in coupling.groups:
+        if removed.size and removed[group.units].all():
+            raise PlanError(f"{graph.name}: all units of group {group.name!r} are removed; leave one at least")
     kept: dict[str, dict[int, Index]] = {}
     splits: dict[str, str] = {}
     taken = set(graph.shapes)

@@ -74,7 +74,7 @@ def inspection(record: Record, everything: bool = False) -> list[RenderableType]
     cuttable, opened = record["cuttable"], record.get("opened", {})
     title = Text().append(record["model"], "bold")
     title.append(f"  {words.count(record['params'])} parameters, {words.count(record['macs']['before'])} MACs")
-    gains = {option: more for option, more in opened.items() if more != cuttable}
+    gains = {option: more for option, more in opened.items() if _shares(more) != _shares(cuttable)}
     shares = [_shares(cuttable), *(f"{_shares(more)} with {option}" for option, more in gains.items())]
     groups, locks = [g for g in words.largest(record) if g["units"]["before"] > 1], words.locks(record)
     units = sum(g["units"]["before"] for g in groups)

@@ -40,9 +40,11 @@ class LockSum(NamedTuple):
 
     @property
     def hint(self) -> str:
-        """What the option does about it."""
-        if self.option is None or self.opened in (None, self.params):
-            return f"{self.option} opens it" if self.option else ""
+        """What the option does about it, as far as that was tried."""
+        if self.option is None:
+            return ""
+        if self.opened in (None, self.params):
+            return f"{self.option} {'may open' if self.opened is None else 'opens'} it"
         return f"{self.option} opens {count(self.opened)} of it" if self.opened else f"{self.option} is not enough"
 
 
@@ -147,12 +149,19 @@ def proof(record: Record) -> Verdict:
         return Verdict("none but fidelity" if "fidelity" in record else "none: the models were not run", False)
     apart = "beyond measure" if parity["relative"] is None else f"{parity['relative']:.1e}"
     where = f"of the largest output, on {plural(parity['feeds'], 'input')}"
-    oracle = "the original" if record.get("options", {}).get("target") == "lossless" else "the masked original"
+    oracle = "the original" if _lossless(record) else "the masked original"
     if parity.get("vacuous"):
         return Verdict(f"none for {', '.join(parity['vacuous'])}: nearly zero on these inputs; give --data", False)
     if parity["exact"]:
         return Verdict(f"exact: {oracle} to {apart} {where}", True)
+    if parity.get("rounding"):
+        itself = f"{oracle} is {parity['rounding']:.1e} from itself, summed in another order"
+        return Verdict(f"exact up to rounding: {apart} {where}; {itself}", True)
     return Verdict(f"inexact, as allowed: {apart} {where} from {oracle}", False)
+
+
+def _lossless(record: Record) -> bool:
+    return bool(record.get("options", {}).get("target") == "lossless")
 
 
 def fidelity(record: Record) -> str | None:
@@ -187,24 +196,29 @@ def recovery(record: Record) -> str | None:
     return f"{record['recover']}: the remaining weights are as they were" if "recover" in record else None
 
 
-def _several(names: list[str]) -> str:
+def _several(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+
+
+def _stored(names: Sequence[str]) -> list[str]:
+    if not names:
+        return []
+    which = _several(names)
+    verb = "is" if len(names) == 1 else "are"
+    return [f"{plural(len(names), 'weight')} that the model computed from others {verb} stored: {which}"]
 
 
 def warnings(record: Record) -> list[str]:
     """Everything that the reader has to know."""
     assumed, names = record.get("inputs", {}).get("assumed", []), record.get("inlined", [])
-    weights = record.get("folded", [])
+    inside = record.get("open_inside", [])
     free = ", ".join(f"{name} {shape}".replace("'", "") for name, shape in record.get("open_inputs", {}).items())
     return [
         *record.get("warnings", []),
         *assumed,
         *([f"MACs count open sizes as 1: {free}; give --shape"] if free else []),
-        *(
-            [f"{len(weights)} weights that the model computed from others are stored: {weights[0]} ..."]
-            if weights
-            else []
-        ),
+        *([f"MACs count what runs as often as data say once: {_several(inside)}"] if inside else []),
+        *_stored(record.get("folded", [])),
         *(["local functions are written out where they are called: " + ", ".join(names)] if names else []),
     ]
 
@@ -212,6 +226,8 @@ def warnings(record: Record) -> list[str]:
 def cut(record: Record) -> str:
     """How much was cut; nothing where no pass cuts."""
     groups = record.get("groups", ())
+    if "groups" in record and _lossless(record) and not most_cut(record):
+        return "nothing to remove"
     if not groups:
         return "nothing" if "groups" in record else ""
     units = sum(g["units"]["before"] for g in groups)

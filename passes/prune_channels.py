@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from onnxprune.allocation import Limits, allocate, kept_whole, parse_target
 from onnxprune.coupling import couple
-from onnxprune.criteria.base import score
+from onnxprune.criteria.base import CRITERIA, score
 from onnxprune.graph import Graph
 from onnxprune.latency import resolve_align
 from onnxprune.lossless import lossless
@@ -28,7 +28,7 @@ class PruneChannels:
         criterion: how units are scored; `onnxprune list criteria` shows all.
         scope: "global" ranks all units together, "local" keeps the same share of every group.
         align: keep widths multiples of this; "auto" is the provider's block.
-        keep: regular expressions; groups with a matching tensor or node stay whole.
+        keep: regular expression or several; groups with a matching tensor or node stay whole.
         ratios: (regular expression, share): groups that keep a share of their own.
         combine: how the scores of a unit's tensors are put together: mean, sum or max.
         normalise: how groups are made comparable: mean, max or none.
@@ -41,7 +41,7 @@ class PruneChannels:
     criterion: str = "l2"
     scope: str = "global"
     align: str | int = "auto"
-    keep: Sequence[str] = ()
+    keep: str | Sequence[str] = ()
     ratios: Sequence[tuple[str, float]] = ()
     combine: str = "mean"
     normalise: str = "mean"
@@ -52,6 +52,7 @@ class PruneChannels:
     def __call__(self, graph: Graph, context: Context) -> Outcome:
         """Choose and cut."""
         target = parse_target(self.target)
+        CRITERIA.get(self.criterion)  # an unknown one is refused, whatever the target
         align = 1 if target.kind == "lossless" else resolve_align(self.align, context.provider)
         with context.stage("analysis"):
             coupling = couple(graph, Options(align, self.allow_inexact, self.head_dims))
@@ -62,7 +63,7 @@ class PruneChannels:
         with context.stage("scores"):
             scores = score(coupling, self.criterion, self.combine, self.normalise, self.seed)
         with context.stage("allocation"):
-            limits = Limits(align, tuple(self.keep), tuple(self.ratios))
+            limits = Limits(align, self.keep, tuple(self.ratios))
             removed = allocate(coupling, scores, target, self.scope, limits)
             plan = make_plan(coupling, removed)
         return carry_out(coupling, removed, plan, context)

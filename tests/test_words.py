@@ -92,7 +92,7 @@ def test_locks_are_summed_by_operator_and_reason() -> None:
 @pytest.mark.parametrize(
     ("opened", "text"),
     [
-        ((None, None), "--x opens it"),
+        ((None, None), "--x may open it"),
         ((True, True), "--x opens it"),
         ((True, False), "--x opens 10 of it"),
         ((False, False), "--x is not enough"),

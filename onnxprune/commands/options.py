@@ -122,7 +122,7 @@ selection = several(
         show_default=True,
         help="How groups are made comparable.",
     ),
-    click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="For --criterion random."),
+    click.option("--seed", type=click.IntRange(0), default=0, show_default=True, metavar="N", help="For --criterion random."),
     allow_inexact,
     head_dims,
     click.option(

@@ -64,8 +64,7 @@ def files(**paths: str | None) -> Iterator[Put]:
                 said.append(text)
 
         yield put
-    sys.stdout.write("".join(said))
-    sys.stdout.flush()
+    _say(said)
 
 
 @contextmanager
@@ -103,8 +102,7 @@ def show(parts: list[RenderableType], *elsewhere: str | None, quiet: bool = Fals
     with console.capture() as text:
         for part in parts:
             console.print(part)
-    sys.stdout.writelines(f"{line.rstrip()}\n" for line in text.get().splitlines())
-    sys.stdout.flush()
+    _say(f"{line.rstrip()}\n" for line in text.get().splitlines())
 
 
 def show_names(entries: Iterable[tuple[str, str]]) -> None:
@@ -116,8 +114,23 @@ def show_names(entries: Iterable[tuple[str, str]]) -> None:
         return
     known = list(entries)
     width = max((len(name) for name, _ in known), default=0)
-    sys.stdout.writelines(f"{name:{width}}  {text}\n" for name, text in known)
-    sys.stdout.flush()
+    _say(f"{name:{width}}  {text}\n" for name, text in known)
+
+
+def _say(lines: Iterable[str]) -> None:
+    """Write to standard output.
+
+    Raises:
+        OutputError: it takes no more, as on a full disk; a reader that left (`BrokenPipeError`) is click's to handle.
+    """
+    try:
+        sys.stdout.writelines(lines)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left in the buffer goes there at exit
+        raise _refused(Path("standard output"), error) from error
 
 
 def _console(stderr: bool = False) -> Console:

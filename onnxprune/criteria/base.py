@@ -119,6 +119,8 @@ def score(
     Raises:
         OptionError: an option that does not exist, or a criterion that finds nothing to read.
     """
+    if seed < 0:
+        raise OptionError(f"--seed {seed}: write a whole number from 0")
     made = CRITERIA.get(criterion)(Context(coupling, combine, seed))
     return comparable(made, coupling.group_of, normalise)
 

@@ -315,3 +315,27 @@ def test_positions_are_as_many_as_the_sequence() -> None:
     q, k, v = (m.split(m.project(name), apart) for name in "qkv")
     result = prove(m.b.model(m.join(m.attend(q, k, v, 4), m.target(m.batch, m.length, -1))))
     assert result.choices("q", 1) == [HEADS]
+
+
+def test_macs_count_an_open_batch_once() -> None:
+    """Also where the batch is an axis with the heads: as many as with a batch of one."""
+    from onnxprune import load
+    from onnxprune.cost import macs
+    from onnxprune.coupling import couple
+
+    def model(apart: bool) -> Any:
+        m = Model()
+        target = m.target(m.batch, m.length, HEADS, WIDTH)
+        q, k, v = (m.split(m.project(name), target) for name in "qkv")
+        if apart:
+            y = m.attend(q, k, v, 4)
+        else:
+            flat = m.target(-1, m.length, WIDTH)
+            q, k, v = (m.b.op("Reshape", t, flat) for t in (q, k, v))
+            y = m.b.op("Reshape", m.attend(q, k, v, 3), m.target(m.batch, HEADS, m.length, WIDTH))
+        return m.b.model(m.join(y, m.target(m.batch, m.length, -1)))
+
+    costs = [macs(couple(load(model(apart)))) for apart in (True, False)]
+    half = [cost(np.array([2])) for cost in costs]
+    assert costs[0].before == costs[1].before
+    assert half[0] == half[1] < costs[0].before
