@@ -22,6 +22,7 @@ from onnxprune.rules.base import (
     Sized,
     Tie,
     Unknown,
+    Unsized,
 )
 from onnxprune.shapeflow import ShapeFlow
 from onnxprune.sizes import LARGEST, factor
@@ -123,6 +124,8 @@ def _declare(solver: Solver, view: NodeView) -> list[Constraint]:
     declared: list[Constraint] = []
     try:
         declared = list(run(view)) if run else []
+    except Unsized as error:
+        reason = error.reason(view.graph)
     except Unknown as error:
         reason = str(error)
     except (IndexError, KeyError, ValueError, TypeError, ZeroDivisionError) as error:

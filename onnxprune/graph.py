@@ -154,11 +154,11 @@ def load(model: str | os.PathLike[str] | ModelProto, shapes: Mapping[str, tuple[
 
     Args:
         model: a path to an `.onnx` file, or a model in memory (it is not changed).
-        shapes: input name -> shape, for inputs that the model leaves open.
+        shapes: input or inner value -> shape, where the model leaves it open.
 
     Raises:
         ModelError: not a readable ONNX model, or its external data is missing, cut off or outside its folder.
-        ShapeError: `shapes` names an input that does not exist or contradicts the model.
+        ShapeError: `shapes` names a value that does not exist or contradicts the model.
     """
     if isinstance(model, Graph):
         raise TypeError("load() takes a path or a ModelProto")

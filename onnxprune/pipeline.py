@@ -73,7 +73,7 @@ class Pipeline:
             data: inputs for the checks: a path as `--data` takes it, or an iterable of feeds.
             provider: short name of the execution provider.
             threads: threads inside an operator.
-            shapes: input name -> shape, for inputs that the model leaves open.
+            shapes: input or inner value -> shape, where the model leaves it open.
             checks: what is measured and which gates must hold; None: nothing is run.
             exact: fail unless the result computes the function of the masked original.
             on_stage: told the name of every stage as it begins.
@@ -87,6 +87,8 @@ class Pipeline:
             original = graphs.load(model, shapes)
             if out is not None:
                 writing.check_output(original, out)
+        # An inner value's shape is for the analysis of this model: it is not fed, and a pass may change it.
+        context = replace(context, shapes={n: s for n, s in context.shapes.items() if n in original.inputs})
         if data is not None:
             feeds = data if isinstance(data, Feeds) else read(data, input_specs(original.proto))
             context = Context(provider, threads, feeds, context.shapes, on_stage, context.seconds)
@@ -96,7 +98,7 @@ class Pipeline:
         with writing.workspace(out) if streams else nullcontext() as folder:
             if folder is not None:
                 context = replace(context, file=folder / Path(out or "model.onnx").name)
-            made, plan = self._run(original, out, shapes, checks, exact, context, record)
+            made, plan = self._run(original, out, checks, exact, context, record)
             record["seconds"] = dict(context.seconds)
             return Result(onnx.load(made) if isinstance(made, Path) and out is None else made, plan, record)
 
@@ -104,7 +106,6 @@ class Pipeline:
         self,
         original: Graph,
         out: str | os.PathLike[str] | None,
-        shapes: Mapping[str, tuple[int, ...]] | None,
         checks: Checks | None,
         exact: bool,
         context: Context,
@@ -118,7 +119,7 @@ class Pipeline:
             outcome = replace(outcome, model=context.whole(outcome.model, current.folder))
             record |= outcome.notes
             plan = outcome.plan or plan
-            current = graphs.load(outcome.model, shapes) if step is not self.passes[-1] else current
+            current = graphs.load(outcome.model, context.shapes) if step is not self.passes[-1] else current
         masked = outcome.masked if len(self.passes) == 1 else None
         external = graphs.is_external(original)
         with writing.draft(outcome.model, out, external) if out is not None else nullcontext() as path:
@@ -257,7 +258,7 @@ def inspect(
 
     Args:
         model: path or `ModelProto`.
-        shapes: input name -> shape, for inputs that the model leaves open.
+        shapes: input or inner value -> shape, where the model leaves it open.
         align: widths that will be kept to; decides only between ways to cut a grouped operator.
         allow_inexact, head_dims: as for `prune`.
         explain: a tensor or a node; the record then tells, for each of its axes, the group or the way to what locks it.

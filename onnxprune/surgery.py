@@ -19,7 +19,7 @@ from onnxprune.folds import readers, replay
 from onnxprune.groups import Coupling
 from onnxprune.plan import Plan, kept_indices, variant_of
 from onnxprune.rules.base import FIXUPS, ZERO_PRESERVING, Dim, Edit, Index, NodeView, SetAttr, SetInput
-from onnxprune.targets import shape_inputs
+from onnxprune.shape_inputs import shape_inputs
 from onnxprune.tensors import Array, Store, bring, carry, fill, frame, in_proto
 
 Removed = NDArray[np.bool_]

@@ -17,7 +17,7 @@ def _shape(text: str) -> tuple[str, tuple[int, ...]]:
     """`input=1x3x224x224`; nothing after the `=` is a scalar."""
     name, _, sizes = text.rpartition("=")
     if not name or not re.fullmatch(r"(\d+(x\d+)*)?", sizes):
-        raise click.BadParameter(f"{text!r}: write an input's name and its sizes, as in x=1x3x224x224")
+        raise click.BadParameter(f"{text!r}: write the name of an input or value and its sizes, as in x=1x3x224x224")
     return name, tuple(int(n) for n in sizes.split("x") if n)
 
 
@@ -53,7 +53,7 @@ shape = click.option(
     type=_shape,
     multiple=True,
     metavar="NAME=1x3x64x64",
-    help="Size of an input that the model leaves open (repeatable).",
+    help="Size of an input, or of an inner value, that the model leaves open (repeatable).",
 )
 json = click.option("--json", metavar="FILE", help="Write the record as JSON; - is standard output.")
 report = click.option("--report", metavar="FILE", help="Write the record as an HTML page.")

@@ -18,7 +18,6 @@ from onnxprune.graph import Graph, Node
 from onnxprune.number import Number
 from onnxprune.registry import Registry
 from onnxprune.shapeflow import ShapeFlow
-from onnxprune.shapes import Shape
 from onnxprune.sizes import Size
 
 Index = NDArray[np.intp]
@@ -203,6 +202,16 @@ class Unknown(Exception):
     """A rule needs a shape or a constant that is not known; its node is locked with this reason."""
 
 
+class Unsized(Unknown):
+    """A shape or a size is not known: where the model leaves sizes open, `--shape` may tell."""
+
+    def reason(self, graph: Graph) -> str:
+        """The message, with what helps."""
+        shapes = [graph.shapes.get(name) for name in graph.inputs]
+        is_open = any(shape is None or any(not isinstance(s, int) for s in shape) for shape in shapes)
+        return f"{self}; give --shape" if is_open else str(self)
+
+
 class NodeView:
     """One node as a rule sees it. Shapes and axes of inputs (`x`) and outputs (`y`) by slot."""
 
@@ -247,11 +256,11 @@ class NodeView:
 
     def shape(self, slot: int) -> tuple[int | str | None, ...]:
         """Shape of an input."""
-        return _known(self.graph.shapes.get(self.node.inputs[slot]), self.node.inputs[slot])
+        return _known(self.graph, self.node.inputs[slot])
 
     def out_shape(self, slot: int = 0) -> tuple[int | str | None, ...]:
         """Shape of an output."""
-        return _known(self.graph.shapes.get(self.node.outputs[slot]), self.node.outputs[slot])
+        return _known(self.graph, self.node.outputs[slot])
 
     def x(self, slot: int, axis: int) -> Dim:
         """An axis (negative counts from the end) of an input."""
@@ -321,14 +330,28 @@ def size_of(dim_size: int | str | None, what: str) -> int:
     """A size that has to be known.
 
     Raises:
-        Unknown: it is not.
+        Unsized: it is not.
     """
     if not isinstance(dim_size, int):
-        raise Unknown(f"the size of {what} is not known; give --shape")
+        raise Unsized(f"the size of {what} is not known")
     return dim_size
 
 
-def _known(shape: Shape, name: str) -> tuple[int | str | None, ...]:
+def _known(graph: Graph, name: str) -> tuple[int | str | None, ...]:
+    shape = graph.shapes.get(name)
     if shape is None:
-        raise Unknown(f"the shape of {name!r} is not known; give --shape")
+        raise Unsized(_unknown(graph, name))
     return shape
+
+
+def _unknown(graph: Graph, value: str) -> str:
+    """Why a shape is not known, told of the first value on the way to it: one reason for all that comes after."""
+    while (node := graph.producer.get(value)) is not None:
+        before = next((n for n in node.inputs if n and graph.shapes.get(n) is None), None)
+        if before is None:
+            key = f"{node.domain}::{node.op}" if node.domain else node.op
+            called = f" (node {node.proto.name!r})" if node.proto.name else ""
+            read = "its inputs" if sum(map(bool, node.inputs)) > 1 else "its input"
+            return f"the shape of {value!r} is not known: nothing tells what {key}{called} makes of {read}"
+        value = before
+    return f"the shape of {value!r} is not known"
