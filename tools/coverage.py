@@ -33,15 +33,19 @@ LOCKS = 12  # kept per model
 
 def examine(path: Path, target: str, scope: str, align: int, shapes: dict[str, tuple[int, ...]]) -> Row:
     """Prune one model and compare it with its masked original."""
+    import numpy as np
+
     from onnxprune import Limits, Options, allocate, bodies, couple, cut, load, make_plan, mask, parse_target, score
     from onnxprune.cost import macs
-    from onnxprune.errors import OnnxPruneError
+    from onnxprune.errors import OnnxPruneError, TargetError
     from onnxprune.groups import summary as count
 
     start = time.perf_counter()
     source = load(path)
     coupled = couple(source, Options(align=align))
-    removed = allocate(coupled, score(coupled, "l2"), parse_target(target), scope, Limits(align))
+    removed = np.zeros(coupled.units, dtype=bool)
+    with suppress(TargetError):  # nothing can be cut: a row all the same
+        removed = allocate(coupled, score(coupled, "l2"), parse_target(target), scope, Limits(align))
     model = cut(coupled, make_plan(coupled, removed), removed)
     row: Row = {"seconds": time.perf_counter() - start, "exporter": exporter(source.proto), "family": family(source)}
     counts = count(coupled)
