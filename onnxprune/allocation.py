@@ -118,7 +118,7 @@ def allocate(
     if target.kind not in COSTS:
         raise TargetError(f"--target {target} has no share to allocate; use `prune`, or one of {', '.join(COSTS)}")
     if np.shape(scores) != (coupling.units,):
-        raise OptionError(f"scores have the shape {np.shape(scores)}; one for each of the {coupling.units} units is due")
+        raise OptionError(f"scores have the shape {np.shape(scores)}; {coupling.units} units want one each")
     limits = limits or Limits()
     problem = _problem(coupling, scores, limits)
     measure = _measure(problem, target)

@@ -125,6 +125,8 @@ class Pipeline:
         with writing.draft(outcome.model, out, external) if out is not None else nullcontext() as path:
             record |= _sizes(original, outcome.model, path)
             if checks is not None:
+                if plan is not None and not plan.kept and not plan.folds:
+                    checks = replace(checks, seconds=0.0)  # the same model: a gate alone makes it worth a measurement
                 pruned = outcome.model if path is None else path
                 with context.stage("validation"):
                     oracle = None if masked is None else beside(masked(), pruned)

@@ -113,9 +113,9 @@ def _check_names(shell: ModelProto, given: Mapping[str, tuple[int, ...]], name: 
     known = {*inputs, *(value for node in shell.graph.node for value in node.output if value)}
     for key in given:
         if key not in known:
+            names = ", ".join(inputs)
             raise ShapeError(
-                f"{name}: --shape names {key!r}, which is neither an input nor a value that a node computes; the inputs "
-                f"are {', '.join(inputs)}"
+                f"{name}: --shape names {key!r}, but no input and no inner value is called so; the inputs are {names}"
             )
 
 

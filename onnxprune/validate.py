@@ -95,7 +95,8 @@ def validate(
             gates = checks.min_speedup is not None or checks.max_drop is not None
             if gates or context.data is not None:
                 raise
-            warnings.append(f"not run, so nothing is proved or measured: {error}")
+            hint = "" if context.data is not None or context.shapes else "; --shape or --data may help"
+            warnings.append(f"not run, so nothing is proved or measured: {error}{hint}")
             return {"warnings": warnings}
         found: dict[str, Any] = {"inputs": inputs, "warnings": warnings}
         if oracle is not None:

@@ -11,7 +11,7 @@ from onnxprune import cost
 from onnxprune.allocation import SCOPES, Limits, Target, allocate, labels, parse_target
 from onnxprune.coupling import couple
 from onnxprune.criteria.base import score
-from onnxprune.errors import OptionError, TargetError
+from onnxprune.errors import OptionError, PlanError, TargetError
 from onnxprune.graph import load
 from onnxprune.groups import Coupling
 from onnxprune.plan import make_plan
@@ -262,3 +262,51 @@ def test_a_model_without_anything_to_cut() -> None:
     assert not choose(coupling, "macs=1").any()
     with pytest.raises(TargetError):
         choose(coupling, "macs=0.5")
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        ({"align": 1000}, "nothing can be cut; an --align below 1000 may allow more; see"),
+        ({"keep": "."}, "nothing can be cut; fewer --keep may allow more; see"),
+        ({"ratios": [(".", 1.0)], "align": 2}, "cut; an --align below 2 or a smaller --ratio may allow more; see"),
+    ],
+)
+def test_limits_that_leave_nothing_to_cut(coupling: Coupling, limits: dict[str, Any], words: str) -> None:
+    with pytest.raises(TargetError) as error:
+        choose(coupling, "channels=0.5", **limits)
+    assert words in str(error.value)
+    assert not choose(coupling, "channels=1", **limits).any()
+
+
+def test_advice_names_only_options_in_use(coupling: Coupling) -> None:
+    with pytest.raises(TargetError, match=r"macs=0\.\d+; see `onnxprune inspect`$"):
+        choose(coupling, "macs=0.0001")
+
+
+def test_advice_names_the_option_of_a_lock() -> None:
+    b = Builder()
+    y = b.op("LayerNormalization", b.op("MatMul", b.input("x", 2, 6), b.weight(6, 8, fan=6)), b.weight(8, fan=1))
+    coupling = couple(load(b.model(b.op("MatMul", y, b.weight(8, 4, fan=8)))))
+    with pytest.raises(TargetError, match=r"nothing can be cut; --allow-inexact may allow more; see"):
+        choose(coupling, "channels=0.5")
+
+
+def test_one_pattern_may_be_a_text(coupling: Coupling) -> None:
+    assert (choose(coupling, "macs=0.9", keep="^wide$") == choose(coupling, "macs=0.9", keep=["^wide$"])).all()
+
+
+def test_what_cannot_be_allocated(coupling: Coupling) -> None:
+    with pytest.raises(TargetError, match="--target lossless has no share"):
+        choose(coupling, "lossless")
+    with pytest.raises(OptionError, match=rf"shape \(3,\); {coupling.units} units want one each"):
+        allocate(coupling, np.zeros(3), parse_target("macs=0.5"))
+    with pytest.raises(TargetError, match=r"--target 0\.5: write channels=X"):
+        parse_target(0.5)
+    with pytest.raises(OptionError, match="--seed -1: write a whole number from 0"):
+        score(coupling, "random", seed=-1)
+
+
+def test_a_group_is_never_removed_altogether(coupling: Coupling) -> None:
+    with pytest.raises(PlanError, match=r"all units of group '.*' are removed; leave one"):
+        make_plan(coupling, np.ones(coupling.units, dtype=bool))

@@ -111,7 +111,7 @@ def test_shapes_given() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"y": (2, 3, 6, 6)}, "--shape names 'y', but the inputs are x"),
+        ({"y": (2, 3, 6, 6)}, "--shape names 'y', but no input and no inner value is called so; the inputs are x"),
         ({"x": (2, 5, 6, 6)}, "contradicts the model's (2, 3, 6, 6)"),
         ({"x": (2, 3, 6)}, "--shape x=2x3x6 contradicts"),
     ],

@@ -103,3 +103,17 @@ def test_what_an_option_opens(opened: tuple[bool | None, ...], text: str) -> Non
     tried = [{} if each is None else {"opened": each} for each in opened]
     (found,) = words.locks({"locked": [lock | more | {"value": v} for v, more in zip("ab", tried, strict=True)]})
     assert found.hint == text
+
+
+def test_stored_weights_are_counted_in_good_grammar() -> None:
+    assert words.warnings({"folded": ["w"]}) == ["1 weight that the model computed from others is stored: w"]
+    assert words.warnings({"folded": ["w", "v"]}) == [
+        "2 weights that the model computed from others are stored: w and 1 more"
+    ]
+
+
+def test_a_lossless_run_may_find_nothing_to_remove() -> None:
+    group = {"name": "w", "units": {"before": 4, "after": 4}, "macs": 1.0, "tensors": ["w"]}
+    assert words.cut({"groups": [group], "options": {"target": "lossless"}}) == "nothing to remove"
+    assert words.cut({"groups": [], "options": {"target": "lossless"}}) == "nothing to remove"
+    assert words.cut({"groups": [group]}) == "0 of 4 units, in 0 of 1 group"

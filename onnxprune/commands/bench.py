@@ -23,7 +23,7 @@ from onnxprune.commands.output import Progress, check_paths, files, show
 @options.data
 @options.shape
 @click.option(
-    "--seconds", type=click.FloatRange(1), default=10.0, show_default=True, metavar="S", help="Longest measurement."
+    "--seconds", type=options.Number(1), default=10.0, show_default=True, metavar="S", help="Longest measurement."
 )
 @options.json
 @options.quiet

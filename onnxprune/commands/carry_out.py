@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from onnxprune.commands.options import shapes
 from onnxprune.commands.output import Progress, files, show
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 Given = dict[str, Any]
 SCORING = ("criterion", "combine", "normalise", "seed")
+CHOOSING = (*SCORING, "scope", "ratios")  # nothing for a lossless target
 SELECTION = ("target", *SCORING, "scope", "align", "keep", "ratios", "allow_inexact", "head_dims")
 
 
@@ -75,5 +77,20 @@ def conditions(given: Given) -> dict[str, Any]:
 
 
 def selection(given: Given) -> dict[str, Any]:
-    """The options that choose what is cut."""
+    """The options that choose what is cut.
+
+    Raises:
+        UsageError: options that choose between units, where the target leaves no choice.
+    """
+    context = click.get_current_context()
+    idle = [p for p in context.command.params if p.name in CHOOSING and _is_given(context, p)]
+    if given["target"] == "lossless" and idle:
+        raise click.UsageError(
+            f"--target lossless removes what has no effect, whatever {idle[0].opts[0]} says; drop it"
+        )
     return {name: given[name] for name in SELECTION}
+
+
+def _is_given(context: click.Context, option: click.Parameter) -> bool:
+    source = context.get_parameter_source(option.name or "")
+    return source not in (None, ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)

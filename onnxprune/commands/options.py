@@ -5,12 +5,24 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from functools import reduce
+from math import isfinite
 from typing import Any, TypeVar
 
 import click
 
 F = TypeVar("F", bound=Callable[..., Any])
 Decorator = Callable[[F], F]
+
+
+class Number(click.FloatRange):
+    """A number in a range; `nan` and `inf`, which no range of click's keeps out, are none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Read it."""
+        number = float(super().convert(value, param, ctx))
+        if not isfinite(number):
+            self.fail(f"{value} is no number to compare with; write one as in 1.5", param, ctx)
+        return number
 
 
 def _shape(text: str) -> tuple[str, tuple[int, ...]]:
@@ -122,7 +134,9 @@ selection = several(
         show_default=True,
         help="How groups are made comparable.",
     ),
-    click.option("--seed", type=click.IntRange(0), default=0, show_default=True, metavar="N", help="For --criterion random."),
+    click.option(
+        "--seed", type=click.IntRange(0), default=0, show_default=True, metavar="N", help="For --criterion random."
+    ),
     allow_inexact,
     head_dims,
     click.option(
@@ -141,7 +155,7 @@ checks = several(
     click.option(
         "--bench-seconds",
         "seconds",
-        type=click.FloatRange(0),
+        type=Number(0),
         default=5.0,
         show_default=True,
         metavar="S",
@@ -149,13 +163,13 @@ checks = several(
     ),
     click.option(
         "--min-speedup",
-        type=click.FloatRange(0),
+        type=Number(0, min_open=True),
         metavar="X",
         help="Exit 3, nothing written, if less than X times faster.",
     ),
     click.option(
         "--max-drop",
-        type=click.FloatRange(0),
+        type=Number(0, 1),
         metavar="Y",
         help="Exit 3 likewise if more than this share of top-1 answers changes (without classes: 1 - cosine).",
     ),

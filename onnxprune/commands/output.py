@@ -20,11 +20,13 @@ Put = Callable[[str, str], None]
 
 
 def check_paths(inputs: Mapping[str, str | None], outputs: Mapping[str, str | None]) -> None:
-    """Refuse to write over an input, or twice to one place.
+    """Refuse to write over an input, or twice to one place, or a model to standard output.
 
     Raises:
         OutputError: with the two options that meet.
     """
+    if outputs.get("-o") == "-":
+        raise OutputError("-o -: a model is not written to standard output; name a file")
     seen = {_place(path): name for name, path in inputs.items() if path is not None}
     for name, path in outputs.items():
         if path is None:

@@ -33,7 +33,7 @@ def prune(model: str, out: str, **given: Any) -> None:
     """Make a model smaller, with proof and figures.
 
     The result is checked to compute the function of the original with the removed weights set to zero, and its speed
-    and fidelity are measured. It is written only if all is well.
+    and fidelity are measured. It is written if the checks pass.
     """
     files = {name: given[name] for name in ("plan", "json", "report")}
     check_paths({"MODEL": model, "--data": given["data"]}, {"-o": out, **_dashed(files)})

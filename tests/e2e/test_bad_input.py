@@ -15,6 +15,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+import onnxprune
 from onnxprune.testing import Builder, close
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ def test_an_unknown_operator_locks_what_it_touches_and_nothing_else(run: Run, op
 def test_a_gate_that_cannot_be_measured_does_not_pass(fails: Fails) -> None:
     onnx.save(custom(), "odd.onnx")
     fails("prune", "odd.onnx", *TO_SMALL, *FAST, "--max-drop", 1)
-    fails("prune", "odd.onnx", *TO_SMALL, *FAST, "--min-speedup", 0)
+    fails("prune", "odd.onnx", *TO_SMALL, *FAST, "--min-speedup", 0.1)
 
 
 def test_a_model_without_shapes(run: Run) -> None:
@@ -228,6 +229,15 @@ def test_options_that_make_no_sense(fails: Fails, options: tuple[str, ...], word
         ("prune", "net.onnx", *TO_SMALL, "--ratio", "wide"),
         ("prune", "net.onnx", *TO_SMALL, "--no-validate", "--min-speedup", "1.1"),
         ("prune", "net.onnx", *TO_SMALL, "--no-such-option"),
+        ("prune", "net.onnx", *TO_SMALL, "--target", "lossless", "--criterion", "l2"),
+        ("prune", "net.onnx", *TO_SMALL, "--target", "lossless", "--ratio", "wide=0.5"),
+        ("prune", "net.onnx", *TO_SMALL, "--target", "lossless", "--scope", "local"),
+        ("prune", "net.onnx", *TO_SMALL, "--criterion", "random", "--seed", "-1"),
+        ("prune", "net.onnx", *TO_SMALL, "--min-speedup", "nan"),
+        ("prune", "net.onnx", *TO_SMALL, "--min-speedup", "0"),
+        ("prune", "net.onnx", *TO_SMALL, "--max-drop", "nan"),
+        ("prune", "net.onnx", *TO_SMALL, "--max-drop", "1.5"),
+        ("prune", "net.onnx", *TO_SMALL, "--bench-seconds", "nan"),
         ("list",),
         ("list", "models"),
         ("shrink", "net.onnx"),
@@ -322,6 +332,31 @@ def test_two_outputs_in_one_place(fails: Fails) -> None:
     assert "is both -o and --json" in fails("prune", "net.onnx", *TO_SMALL, *FAST, "--json", "small.onnx")
     assert "is both A and --json" in fails("bench", "net.onnx", "--json", "net.onnx")
     assert "is both MODEL and --json" in fails("inspect", "net.onnx", "--json", "net.onnx")
+
+
+def test_the_python_call_takes_one_pattern_and_refuses_other_types(folder: Path) -> None:
+    result = onnxprune.prune("net.onnx", "macs=0.6", keep="^stem$", align=1, validate=False)
+    assert next(t.dims[0] for t in result.model.graph.initializer if t.name == "stem") == 16
+    with pytest.raises(onnxprune.OnnxPruneError, match=r"--target 0\.5: write"):
+        onnxprune.prune("net.onnx", 0.5)  # type: ignore[arg-type]
+    with pytest.raises(onnxprune.OnnxPruneError, match="unknown criterion 'l22'"):
+        onnxprune.prune("net.onnx", "lossless", "l22")
+
+
+def test_a_model_is_not_written_to_standard_output(fails: Fails) -> None:
+    assert "-o -: a model is not written to standard output" in fails("prune", "net.onnx", "-o", "-", *FAST)
+
+
+def test_a_model_of_which_nothing_can_be_cut(fails: Fails, run: Run) -> None:
+    b = Builder()
+    onnx.save(b.model(b.conv(b.input("x", 1, 3, 8, 8), 4)), "fixed.onnx")
+    for target in ("channels=0.5", "params=0.5", "macs=0.5"):
+        assert "nothing can be cut; see `onnxprune inspect`" in fails(
+            "prune", "fixed.onnx", *TO_SMALL, *FAST, "--target", target
+        )
+    assert "nothing can be cut" in fails("prune", "net.onnx", *TO_SMALL, "--align", 1000)
+    result = run("prune", "fixed.onnx", *TO_SMALL, "--target", "lossless")
+    assert result.exit_code == 0 and "nothing to remove" in result.stdout and "latency" not in result.stdout
 
 
 def test_a_pipe_is_written_and_a_device_never_replaced(run: Run, fails: Fails) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import onnx
 import pytest
+from rich.console import Console
 
 from onnxprune.testing import Builder
 
@@ -56,6 +58,19 @@ def test_inspect_says_what_an_open_size_does_to_the_figures(run: Run) -> None:
     assert "MACs count open sizes as 1: x [N, 3, height, width]; give --shape" in run("inspect", "open.onnx").stdout
     shaped = run("inspect", "open.onnx", "--shape", "x=1x3x16x16")
     assert "MACs count" not in shaped.stdout
+
+
+def test_an_option_that_opens_next_to_nothing_has_no_line_of_its_own() -> None:
+    from onnxprune import report
+
+    shares = {"params": 0.5, "macs": 0.25}
+    record = {"model": "m", "params": 1, "macs": {"before": 1}, "cuttable": shares, "groups": [], "locked": []}
+    for more, said in ((0.500001, False), (0.6, True)):
+        console = Console(file=io.StringIO(), width=120)
+        for part in report.inspection(record | {"opened": {"--allow-inexact": shares | {"params": more}}}):
+            console.print(part)
+        assert isinstance(console.file, io.StringIO)
+        assert ("--allow-inexact" in console.file.getvalue()) is said
 
 
 def test_inspect_names_the_option_that_opens_a_lock(run: Run) -> None:

@@ -114,6 +114,23 @@ def test_a_reader_that_leaves_early_is_no_error(folder: Path) -> None:
     process.wait(timeout=60)
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+@pytest.mark.parametrize("words", [("list", "rules"), ("inspect", "net.onnx", "--json", "-")])
+def test_a_full_disk_behind_standard_output_is_one_line(folder: Path, words: tuple[str, ...]) -> None:
+    with open("/dev/full", "w") as full:
+        process = subprocess.run(
+            [sys.executable, "-m", "onnxprune", *words],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=ENVIRONMENT,
+            check=False,
+        )
+    assert process.returncode == 1
+    assert process.stderr.startswith("onnxprune: error: standard output: cannot be written (No space")
+    assert process.stderr.count("\n") == 1
+
+
 def test_a_terminal_sees_progress_and_colour_and_a_pipe_does_not(folder: Path) -> None:
     pty = pytest.importorskip("pty")
     parent, child = pty.openpty()
