@@ -14,8 +14,9 @@ from onnx import ModelProto
 
 from onnxprune.errors import DataError, ModelError, ParityError
 from onnxprune.feeds import UNUSUAL, Feed, choose_shapes, input_specs, random_feeds
+from onnxprune.fidelity import fidelity
 from onnxprune.graph import PROTOBUF_LIMIT, Graph, is_big
-from onnxprune.parity import Parity, fidelity, parity, rounding
+from onnxprune.parity import Parity, parity, rounding
 from onnxprune.runtime import LEAN, run, session
 from onnxprune.shapes import without_weights
 from onnxprune.steps import Context

@@ -26,17 +26,8 @@ from onnxprune.errors import (
     ShapeError,
 )
 from onnxprune.feeds import random_feeds
-from onnxprune.parity import (
-    EXACT,
-    EXACT_BFLOAT16,
-    EXACT_FLOAT16,
-    EXACT_QUANTISED,
-    Parity,
-    compare,
-    fidelity,
-    parity,
-    tolerance,
-)
+from onnxprune.fidelity import fidelity
+from onnxprune.parity import EXACT, EXACT_BFLOAT16, EXACT_FLOAT16, EXACT_QUANTISED, Parity, compare, parity, tolerance
 from onnxprune.runtime import resolve, run, session
 from onnxprune.timing import Interval, bench, median_interval
 

@@ -22,6 +22,7 @@ ROOMS = (
     "data",
     "runtime",
     "parity",
+    "fidelity",
     "timing",
     "uses",
     "shapes",

@@ -1,7 +1,7 @@
-"""What a rule can say, and what it sees.
+"""How rules are registered, and what they see.
 
-A rule is a generator: it looks at one node through a `NodeView` and yields ties, locks, choices and sizes. Everything
-that it does not mention stays locked.
+A rule is a generator: it looks at one node through a `NodeView` and yields ties, locks, choices and sizes (see
+`constraints`). Everything that it does not mention stays locked.
 """
 
 from __future__ import annotations
@@ -9,123 +9,58 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.graph import Graph, Node
 from onnxprune.number import Number
 from onnxprune.registry import Registry
+from onnxprune.rules.constraints import (
+    NOWHERE as NOWHERE,
+)
+from onnxprune.rules.constraints import (
+    Alternative as Alternative,
+)
+from onnxprune.rules.constraints import (
+    Choice as Choice,
+)
+from onnxprune.rules.constraints import (
+    Constraint as Constraint,
+)
+from onnxprune.rules.constraints import (
+    Dim as Dim,
+)
+from onnxprune.rules.constraints import (
+    Edit as Edit,
+)
+from onnxprune.rules.constraints import (
+    Index as Index,
+)
+from onnxprune.rules.constraints import (
+    Linear as Linear,
+)
+from onnxprune.rules.constraints import (
+    Lock as Lock,
+)
+from onnxprune.rules.constraints import (
+    SetAttr as SetAttr,
+)
+from onnxprune.rules.constraints import (
+    SetInput as SetInput,
+)
+from onnxprune.rules.constraints import (
+    Sized as Sized,
+)
+from onnxprune.rules.constraints import (
+    Tie as Tie,
+)
+from onnxprune.rules.constraints import (
+    free as free,
+)
 from onnxprune.shapeflow import ShapeFlow
 from onnxprune.sizes import Size
 
-Index = NDArray[np.intp]
-
-
-class Dim(NamedTuple):
-    """One axis of one value: a row of atoms, one an index."""
-
-    value: str
-    axis: int
-
-
-NOWHERE = Dim("", 0)  # the missing axis of a vector operand
-
-
-@dataclass(frozen=True, eq=False)
-class Tie:
-    """Index `ia[k]` of `a` lives and dies with index `ib[k]` of `b`; None stands for all indices in order."""
-
-    a: Dim
-    b: Dim
-    ia: Index | None = None
-    ib: Index | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Lock:
-    """`dim` (or those indices of it) cannot move. `option` names what would open it."""
-
-    dim: Dim
-    reason: str
-    index: Index | None = None
-    option: str | None = None
-
-
-def free(dim: Dim) -> Tie:
-    """What a rule says of an axis that nothing is tied to and that may be cut: without it the axis would be locked."""
-    return Tie(dim, dim)
-
-
-@dataclass(frozen=True, eq=False)
-class Sized:
-    """The size of `dim` is written in `number`: a constant to rewrite, or a size that has to follow."""
-
-    dim: Dim
-    number: Number
-
-
-@dataclass(frozen=True, eq=False)
-class Alternative:
-    """One way to cut: its constraints, and the dims of which at least one must have a free index left."""
-
-    name: str
-    constraints: tuple[Tie | Lock, ...]
-    cuts: tuple[Dim, ...]
-    levels: int  # how many widths it leaves to choose from; the preferred alternative has the most
-
-
-@dataclass(frozen=True, eq=False)
-class Choice:
-    """Exactly one of the alternatives holds. The one that leaves most of the `counted` dims free is preferred."""
-
-    alternatives: tuple[Alternative, ...]
-    dims: tuple[Dim, ...]
-    counted: tuple[Dim, ...] = ()  # all of `dims` where empty
-
-
-Constraint = Tie | Lock | Sized | Choice
-
-
-@dataclass(frozen=True)
-class Linear:
-    """A contraction with weights: y = W x + b over channels.
-
-    MACs are `macs` (everything that no cut changes) times the sizes of the dims in `cost`. `padded`: zeros are added
-    around x, so that a constant x does not give a constant y.
-    """
-
-    x: Dim
-    w_in: Dim
-    w_out: Dim
-    y: Dim
-    cost: tuple[Dim, ...]
-    macs: float
-    bias: str | None = None
-    bias_slot: int | None = None
-    groups: int = 1
-    padded: bool = False
-
-
-@dataclass(frozen=True)
-class SetAttr:
-    """Give a node's attribute another value; None removes it."""
-
-    name: str
-    value: Any
-
-
-@dataclass(frozen=True, eq=False)
-class SetInput:
-    """Give a node's constant input another value, for this node alone."""
-
-    slot: int
-    value: NDArray[Any]
-    computed: NDArray[np.bool_] | None = None  # where the node goes on with what the graph computes
-
-
-Edit = SetAttr | SetInput
 Kept = Callable[[Dim], Index]
 Rule = Callable[["NodeView"], Iterator[Constraint]]
 Fixup = Callable[["NodeView", Kept], Iterator[Edit]]
