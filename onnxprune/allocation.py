@@ -148,7 +148,7 @@ def _advice(problem: _Problem, limits: Limits) -> str:
     """The options in use, or named by a lock, that leave room; and where to look."""
     opening = sorted({lock.option for lock in problem.coupling.locked if lock.option})
     ways = [
-        *([f"an --align below {limits.align}"] if limits.align > 1 else []),
+        *([f"an --align below {limits.align}"] if (problem.step > 1).any() else []),
         *(["fewer --keep"] if limits.keep else []),
         *(["a smaller --ratio"] if limits.ratios else []),
         *(["another --criterion"] if np.isnan(problem.scores).any() else []),
