@@ -107,7 +107,7 @@ def _names(graph: Graph, node: Node, source: dict[str, str]) -> list[str]:
     names = list(node.inputs)
     for slot, name in enumerate(names):
         tensor = graph.constants.get(name)
-        if tensor is None or sum(d > 1 for d in tensor.dims) > 1:
+        if tensor is None or name in graph.filled or sum(d > 1 for d in tensor.dims) > 1:
             continue
         if len(graph.consumers[name]) > 1 or name in graph.captured or name in graph.outputs:
             names[slot] = uses.private(name, node.index, slot)

@@ -64,6 +64,7 @@ class Graph:
     shapes: Mapping[str, Shape]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    filled: Mapping[str, TensorProto] = field(default_factory=dict)  # weights that are one number: no data of their own
     folded: tuple[str, ...] = ()  # weights that the graph computed from weights
     inlined: tuple[str, ...] = ()  # the local functions that were written out where they were called
     _small: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict, repr=False)
@@ -120,6 +121,10 @@ class Graph:
         """
         if name in self._small:
             return self._small[name]
+        if name in self.filled:
+            return np.broadcast_to(
+                numpy_helper.to_array(self.filled[name]).reshape(()), tuple(self.constants[name].dims)
+            )
         array = read_tensor(self.constants[name], self.folder)
         if array.size <= SMALL:
             self._small[name] = array
@@ -170,6 +175,8 @@ def load(model: str | os.PathLike[str] | ModelProto, shapes: Mapping[str, tuple[
     proto, weights = folded(proto, path.parent if path else None)
     constants = {t.name: t for t in proto.graph.initializer}
     constants |= {n.output[0]: t for n in proto.graph.node if (t := _constant_node(n)) is not None}
+    filled = _filled(proto, constants)
+    constants |= {n: TensorProto(name=n, data_type=v.data_type, dims=dims) for n, (v, dims) in filled.items()}
     nodes = [_node(i, n) for i, n in enumerate(proto.graph.node)]
     shell = shell_of(proto, shapes or {}, name)
     return Graph(
@@ -183,6 +190,7 @@ def load(model: str | os.PathLike[str] | ModelProto, shapes: Mapping[str, tuple[
         outputs=tuple(o.name for o in proto.graph.output),
         inlined=functions,
         folded=weights,
+        filled={n: v for n, (v, _) in filled.items()},
     )
 
 
@@ -207,6 +215,24 @@ def data_files(graph: Graph) -> set[Path]:
     """The files in which a model keeps weights outside its own."""
     folder = graph.folder or Path()
     return {folder / ExternalDataInfo(t).location for t in tensors_of(graph.proto) if uses_external_data(t)}
+
+
+# Operators whose further inputs are weights.
+_WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization"})
+
+
+def _filled(proto: ModelProto, constants: Mapping[str, TensorProto]) -> dict[str, tuple[TensorProto, list[int]]]:
+    """Weights that ConstantOfShape makes, as models have them that come without their weights: value and dims."""
+    read = {name for n in proto.graph.node if n.op_type in _WEIGHTED for name in n.input[1:]}
+    found: dict[str, tuple[TensorProto, list[int]]] = {}
+    for node in proto.graph.node:
+        if node.op_type != "ConstantOfShape" or node.domain or node.output[0] not in read:
+            continue
+        shape = constants.get(node.input[0])
+        value = next((a.t for a in node.attribute if a.name == "value"), None)
+        if shape is not None and value is not None and not uses_external_data(shape):
+            found[node.output[0]] = (value, [int(d) for d in numpy_helper.to_array(shape)])
+    return found
 
 
 def _constant_node(node: NodeProto) -> TensorProto | None:

@@ -82,6 +82,7 @@ def cut(coupling: Coupling, plan: Plan, removed: Removed, store: Store = in_prot
             bring(proto, graph.folder, store)
     _value_infos(model.graph, state, plan)
     apply_edits(model.graph, graph.nodes, edits)
+    _declare(model)
     return model
 
 
@@ -117,7 +118,28 @@ def mask(coupling: Coupling, removed: Removed, store: Store = in_proto) -> Model
                 carry(target, source, use, graph.folder, store)
             else:
                 fill(target, source, use, array, store)
+    _store_filled(model, coupling, removed, store)
+    _declare(model)
     return model
+
+
+def _declare(model: ModelProto) -> None:
+    """Before IR version 4 every initializer is an input, too."""
+    known = {i.name for i in model.graph.input}
+    fresh = [t for t in model.graph.initializer if t.name not in known] if model.ir_version < 4 else []
+    model.graph.input.extend(helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in fresh)
+
+
+def _store_filled(model: ModelProto, coupling: Coupling, removed: Removed, store: Store) -> None:
+    """Weights that are one number get zeros where they are cut: they become initializers."""
+    graph = coupling.graph
+    arrays = {n: a for n in graph.filled if (a := _masked(coupling, removed, n)) is not None}
+    for name, array in arrays.items():
+        fill(model.graph.initializer.add(), graph.constants[name], name, array, store)
+    kept = [n for n in model.graph.node if n.op_type != "ConstantOfShape" or n.output[0] not in arrays]
+    if arrays:
+        del model.graph.node[:]
+        model.graph.node.extend(kept)
 
 
 def _masked(coupling: Coupling, removed: Removed, use: str) -> Array | None:

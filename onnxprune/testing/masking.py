@@ -36,10 +36,20 @@ _FLOATS = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16,
 _WHOLE = frozenset({TensorProto.INT8, TensorProto.UINT8, TensorProto.INT32})
 
 
+def _store(model: ModelProto, plan: Plan) -> None:
+    """Weights that ConstantOfShape makes and the plan cuts, as initializers."""
+    values = tensors(model)
+    for node in [n for n in model.graph.node if n.op_type == "ConstantOfShape" and n.output[0] in plan.kept]:
+        dims, fill = numpy_helper.to_array(values[node.input[0]]), numpy_helper.to_array(node.attribute[0].t)
+        model.graph.initializer.append(numpy_helper.from_array(np.full(dims, fill.reshape(-1)[0]), node.output[0]))
+        node.output[0] += "/unused"
+
+
 def mask(original: ModelProto, plan: Plan, pruned: ModelProto) -> ModelProto:
     """The original with zeros in every slice that the plan drops; nodes read split copies where the cut model does."""
     model = ModelProto()
     model.CopyFrom(original)
+    _store(model, plan)
     held = tensors(model)
     for copy, source in plan.splits.items():
         model.graph.initializer.add().CopyFrom(held[source])
