@@ -193,8 +193,9 @@ def _check_minimal(original: ModelProto, pruned: ModelProto) -> None:
     made = [n for n in b.node if not is_added(n)]
     say("the nodes", [(n.name, n.op_type, *n.output) for n in a.node], [(n.name, n.op_type, *n.output) for n in made])
     say("the outputs", list(a.output), list(b.output))
-    inputs = [i.name for i in b.input]  # new initializers are inputs before IR version 4
-    say("the names of inputs", [i.name for i in a.input], inputs[: len(a.input)])
+    inputs = [i.name for i in a.input]
+    new = {t.name for t in b.initializer} - set(inputs) if pruned.ir_version < 4 else set()  # these are inputs there
+    say("the names of inputs", inputs, [i.name for i in b.input if i.name not in new])
     known = [t.name for t in a.initializer]
     say("the order of the initializers", known, [t.name for t in b.initializer][: len(known)])
     say("the declared values", [i.name for i in a.value_info], [i.name for i in b.value_info])
