@@ -18,12 +18,8 @@ from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 from onnx.external_data_helper import uses_external_data
 
 from onnxprune.runtime import session
-from onnxprune.tensors import frame, read_tensor
+from onnxprune.tensors import PLAIN, frame, nodes_of, read_tensor
 
-# Weights go through these as weights: the rules follow them.
-PLAIN = frozenset(
-    ["Identity", "Transpose", "Reshape", "Cast", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Split", "Concat"]
-) | {"Gather"}
 NEVER = frozenset(
     ["Bernoulli", "Dropout", "DequantizeLinear", "DynamicQuantizeLinear", "Multinomial", "QuantizeLinear"]
 ) | {f"Random{kind}{like}" for kind in ("Normal", "Uniform") for like in ("", "Like")}
@@ -54,10 +50,9 @@ def folded(proto: ModelProto, folder: Path | None) -> tuple[ModelProto, tuple[st
     made = _made(proto.graph.node, set(constants))
     if not any(m.computed for m in made.values()):
         return proto, ()
-    read = [(name, i) for i, node in enumerate(proto.graph.node) for name in node.input]
-    left = {out for node in proto.graph.output for out in [node.name]}
-    wanted = [n for n in dict.fromkeys(n for n, i in read if not _inside(proto.graph.node[i], made)) if n in made]
-    wanted = [n for n in wanted if made[n].computed and n not in left]
+    outputs = {o.name for o in proto.graph.output}
+    read = dict.fromkeys(name for node in proto.graph.node if not _inside(node, made) for name in node.input)
+    wanted = [n for n in read if n in made and made[n].computed and n not in outputs]
     values = _evaluate(proto, wanted, made, constants, folder)
     readers = _readers(proto)
     kept = {n: t for n, t in values.items() if _fits(t, made[n], constants, readers)}
@@ -165,10 +160,6 @@ def _without(proto: ModelProto, weights: dict[str, TensorProto]) -> ModelProto:
 
 def _captured(node: NodeProto) -> set[str]:
     """Names that subgraphs read, their own included: too many does no harm."""
-    found: set[str] = set()
-    for attribute in node.attribute:
-        for graph in [attribute.g] if attribute.HasField("g") else attribute.graphs:
-            found |= {o.name for o in graph.output}
-            for inner in graph.node:
-                found |= {*inner.input, *_captured(inner)}
-    return found
+    graphs = [g for a in node.attribute for g in ([a.g] if a.HasField("g") else a.graphs)]
+    ends = {o.name for graph in graphs for o in graph.output}
+    return ends.union(*(inner.input for graph in graphs for inner in nodes_of(graph)))

@@ -13,7 +13,7 @@ import onnx
 from onnx import FunctionProto, ModelProto, NodeProto, OperatorSetIdProto, helper, inliner
 
 from onnxprune.registry import registered
-from onnxprune.tensors import frame, nodes_of
+from onnxprune.tensors import frame, hollow, nodes_of
 
 RULES = "onnxprune.rules"
 Key: TypeAlias = tuple[str, str, str]  # domain, name, overload
@@ -55,9 +55,7 @@ def _key(it: NodeProto | FunctionProto) -> Key:
 
 def _shell(proto: ModelProto, functions: list[FunctionProto]) -> ModelProto:
     """The model with initializers of no data, and with functions that ask for its own operator sets where they can."""
-    shell = frame(proto)
-    for tensor in proto.graph.initializer:
-        shell.graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+    shell = hollow(proto)
     shell.ClearField("functions")
     shell.functions.extend(functions)
     wanted = {_domain(o): o.version for o in proto.opset_import}

@@ -210,7 +210,9 @@ def rounding(
         ModelError, ProviderError: the model does not load or run.
     """
     given = list(feeds)
-    plainly = [run(session(masked, provider, threads, optimize=False, arena=False, config=LEAN), f) for f in given]
+    ready = session(masked, provider, threads, optimize=False, arena=False, config=LEAN)
+    plainly = [run(ready, feed) for feed in given]
+    del ready
     ready = session(masked, provider, threads, arena=False, config=LEAN)
     found: dict[str, OutputParity] = {}
     for feed, reference in zip(given, plainly, strict=True):

@@ -119,8 +119,7 @@ class _Pass:
             return []  # what stays without a shape is locked
         for name, kind in made.items():
             self._types.setdefault(name, kind.tensor_type.elem_type)
-        infos = [onnx.ValueInfoProto(name=n, type=made[n]) if n in made else None for n in node.outputs]
-        return [None if i is None else _canonical(shapes_of_info(i)) for i in infos]
+        return [_canonical(_inferred(made[n])) if n in made else None for n in node.outputs]
 
     def _data(self, node: Node, slot: int) -> TensorProto | None:
         """A small input whose values are all known."""
@@ -146,11 +145,11 @@ class _Pass:
         return None if found is None or None in found else found
 
 
-def shapes_of_info(info: onnx.ValueInfoProto) -> Shape:
-    """The shape that a value info declares."""
-    if not info.type.tensor_type.HasField("shape"):
+def _inferred(kind: onnx.TypeProto) -> Shape:
+    """An inferred shape. Unlike in what a model declares, a size of 0 is one."""
+    if not kind.tensor_type.HasField("shape"):
         return None
-    dims = info.type.tensor_type.shape.dim
+    dims = kind.tensor_type.shape.dim
     return tuple(d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in dims)
 
 

@@ -48,19 +48,15 @@ def shape_inputs(coupling: Coupling, cut: Cut) -> dict[int, list[Edit]]:
         elif sized.number.value is not None and _moves(cut, sized.number):
             written[source.node, source.slot][source.place] = int(sized.number.value)
     changed: dict[tuple[int, int], SetInput] = {}
-    for (node, slot), sizes in written.items():
+    for node, slot in dict.fromkeys((*written, *scaled)):
         value = _value(graph, flow, node, slot)
         if value is None:
             continue
-        for index, size in sizes.items():
-            value.reshape(-1)[index] = size
-        changed[node, slot] = SetInput(slot, value)
-    for (node, slot), dims_of in scaled.items():  # constants that are multiplied with something open
-        value = _value(graph, flow, node, slot)
-        if value is None:
-            continue
-        for index, dim in dims_of.items():
-            value.reshape(-1)[index] = value.reshape(-1)[index] * cut.kept(dim).size // coupling.size(dim)
+        flat = value.reshape(-1)
+        for index, size in written.get((node, slot), {}).items():
+            flat[index] = size
+        for index, dim in scaled.get((node, slot), {}).items():  # it is multiplied with something open
+            flat[index] = flat[index] * cut.kept(dim).size // coupling.size(dim)
         changed[node, slot] = SetInput(slot, value)
     for target, slot, computed, constants in flow.rewritable():
         places = [

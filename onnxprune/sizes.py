@@ -104,11 +104,6 @@ def factor(size: Size | None) -> int:
     return abs(parse(size).factor) if size is not None else 1
 
 
-def is_open(size: Size | None) -> bool:
-    """Whether any part of a size is not known."""
-    return not isinstance(size, int)
-
-
 class Instance:
     """Stand-ins for what is open: primes that divide none of the known sizes.
 

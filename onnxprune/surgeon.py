@@ -9,12 +9,13 @@ unedited round trip.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import onnx_graphsurgeon as gs
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from onnxprune.errors import ModelError, one_line
+from onnxprune.tensors import copy_field, hollow
 
 Proto = TypeVar("Proto", NodeProto, ValueInfoProto, TensorProto)
 
@@ -46,11 +47,11 @@ def from_graphsurgeon(graph: gs.Graph, like: ModelProto) -> ModelProto:
         made = gs.export_onnx(graph, do_type_check=False)
     except Exception as error:
         raise ModelError(f"the edited graph cannot be written as a model: {one_line(error, 200)}") from error
-    plain = gs.export_onnx(to_graphsurgeon(_light(like)), do_type_check=False)
+    plain = gs.export_onnx(to_graphsurgeon(hollow(like)), do_type_check=False)
     model = ModelProto()
     for field, value in like.ListFields():
         if field.name not in ("graph", "functions", "opset_import"):
-            _set(model, field, value)
+            copy_field(model, field, value)
     model.functions.extend(like.functions if list(made.functions) == list(plain.functions) else made.functions)
     model.opset_import.extend(like.opset_import)
     known = {o.domain for o in like.opset_import} | {"", "ai.onnx"}
@@ -59,7 +60,7 @@ def from_graphsurgeon(graph: gs.Graph, like: ModelProto) -> ModelProto:
     source, target = like.graph, model.graph
     for field, value in source.ListFields():
         if field.name not in ("node", "input", "output", "value_info", "initializer"):
-            _set(target, field, value)
+            copy_field(target, field, value)
     target.node.extend(_nodes(made.graph.node, plain.graph.node, source.node))
     unread = {t.name for t in source.initializer} - {t.name for t in plain.graph.initializer}
     target.initializer.extend(_initializers(made.graph.initializer, source.initializer, unread))
@@ -79,29 +80,6 @@ def from_graphsurgeon(graph: gs.Graph, like: ModelProto) -> ModelProto:
     kept = {v.name: v for v in source.value_info} | infos
     target.value_info.extend(kept[name] for name in order if name in infos or name not in gone)
     return model
-
-
-def _light(model: ModelProto) -> ModelProto:
-    """The model with initializers of the same names and types, but without their data."""
-    light = ModelProto()
-    for field, value in model.ListFields():
-        if field.name != "graph":
-            _set(light, field, value)
-    for field, value in model.graph.ListFields():
-        if field.name != "initializer":
-            _set(light.graph, field, value)
-    for tensor in model.graph.initializer:
-        light.graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
-    return light
-
-
-def _set(target: Any, field: Any, value: Any) -> None:
-    if field.is_repeated:
-        getattr(target, field.name).extend(value)
-    elif field.message_type is not None:
-        getattr(target, field.name).CopyFrom(value)
-    else:
-        setattr(target, field.name, value)
 
 
 def _nodes(made: Iterable[NodeProto], plain: Iterable[NodeProto], source: Iterable[NodeProto]) -> Iterator[NodeProto]:

@@ -18,6 +18,11 @@ from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
 from onnxprune.errors import ModelError, one_line
 
+# Operators that change a tensor's place, shape or type alone: a weight that goes through them is a weight.
+PLAIN = frozenset(
+    ["Identity", "Transpose", "Reshape", "Cast", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Split", "Concat"]
+) | {"Gather"}
+
 Array: TypeAlias = NDArray[Any]
 Bytes: TypeAlias = bytes | memoryview
 Store: TypeAlias = Callable[[TensorProto, Bytes], None]
@@ -109,10 +114,18 @@ def frame(source: ModelProto) -> ModelProto:
     model = ModelProto()
     for field, value in source.ListFields():
         if field.name != "graph":
-            _copy_field(model, field, value)
+            copy_field(model, field, value)
     for field, value in source.graph.ListFields():
         if field.name != "initializer":
-            _copy_field(model.graph, field, value)
+            copy_field(model.graph, field, value)
+    return model
+
+
+def hollow(source: ModelProto) -> ModelProto:
+    """A copy of a model whose initializers have names, types and dims, but no data."""
+    model = frame(source)
+    for tensor in source.graph.initializer:
+        model.graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
     return model
 
 
@@ -170,7 +183,8 @@ def _head(target: TensorProto, like: TensorProto, name: str, dims: Iterable[int]
     target.metadata_props.extend(like.metadata_props)
 
 
-def _copy_field(target: Any, field: Any, value: Any) -> None:
+def copy_field(target: Any, field: Any, value: Any) -> None:
+    """Give a message one field of another, of whichever kind (see `ListFields`)."""
     if field.is_repeated:
         getattr(target, field.name).extend(value)
     elif field.message_type is not None:

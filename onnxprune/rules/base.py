@@ -60,6 +60,7 @@ from onnxprune.rules.constraints import (
 )
 from onnxprune.shapeflow import ShapeFlow
 from onnxprune.sizes import Size
+from onnxprune.tensors import PLAIN
 
 Kept = Callable[[Dim], Index]
 Rule = Callable[["NodeView"], Iterator[Constraint]]
@@ -100,22 +101,7 @@ def keeps_zero(
 
 
 # Ops through which a weight stays a weight: a zeroed slice of the source is a zero slice of the result.
-ZERO_PRESERVING = frozenset(
-    [
-        "Identity",
-        "Transpose",
-        "Reshape",
-        "Cast",
-        "DequantizeLinear",
-        "Squeeze",
-        "Unsqueeze",
-        "Flatten",
-        "Slice",
-        "Split",
-        "Concat",
-        "Gather",
-    ]
-)
+ZERO_PRESERVING = PLAIN | {"DequantizeLinear"}
 
 
 @dataclass(frozen=True)
