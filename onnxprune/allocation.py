@@ -68,7 +68,7 @@ class Limits:
 
 
 @dataclass(frozen=True, eq=False)
-class _Problem:
+class Problem:
     """Groups in numbers: units, the step in which a width may change, the order in which units go."""
 
     coupling: Coupling
@@ -120,11 +120,9 @@ def allocate(
     if np.shape(scores) != (coupling.units,):
         raise OptionError(f"scores have the shape {np.shape(scores)}; {coupling.units} units want one each")
     limits = limits or Limits()
-    problem = _problem(coupling, scores, limits)
-    measure = _measure(problem, target)
-    bound = target.amount * measure.before * (1 + 1e-12)
-    if failure := _unmet(problem, measure, bound, target):
-        raise TargetError(f"{coupling.graph.name}: --target {target} cannot be met{failure}{_advice(problem, limits)}")
+    problem = problem_of(coupling, scores, limits)
+    measure = measure_of(problem, target)
+    bound = bound_of(problem, measure, target, limits)
     removed = (_local if scope == "local" else _global)(problem, measure, bound, target)
     gone = np.zeros(coupling.units, dtype=bool)
     for group, number in enumerate(removed):
@@ -132,7 +130,20 @@ def allocate(
     return gone
 
 
-def _unmet(problem: _Problem, measure: Cost, bound: float, target: Target) -> str | None:
+def bound_of(problem: Problem, measure: Cost, target: Target, limits: Limits) -> float:
+    """What may remain of a cost.
+
+    Raises:
+        TargetError: even the smallest model that the limits allow is larger than that, or nothing can be cut.
+    """
+    bound = target.amount * measure.before * (1 + 1e-12)
+    if failure := _unmet(problem, measure, bound, target):
+        name = problem.coupling.graph.name
+        raise TargetError(f"{name}: --target {target} cannot be met{failure}{_advice(problem, limits)}")
+    return bound
+
+
+def _unmet(problem: Problem, measure: Cost, bound: float, target: Target) -> str | None:
     """Why no cut meets the target; None where one does."""
     smallest = problem.removed(np.zeros(len(problem.count)))
     if target.amount < 1 and not smallest.any():
@@ -144,7 +155,7 @@ def _unmet(problem: _Problem, measure: Cost, bound: float, target: Target) -> st
     return None
 
 
-def _advice(problem: _Problem, limits: Limits) -> str:
+def _advice(problem: Problem, limits: Limits) -> str:
     """The options in use, or named by a lock, that leave room; and where to look."""
     opening = sorted({lock.option for lock in problem.coupling.locked if lock.option})
     ways = [
@@ -158,7 +169,8 @@ def _advice(problem: _Problem, limits: Limits) -> str:
     return f"{f'; {text} may allow more' if ways else ''}; see `onnxprune inspect`"
 
 
-def _measure(problem: _Problem, target: Target) -> Cost:
+def measure_of(problem: Problem, target: Target) -> Cost:
+    """The cost that a target bounds."""
     makers: dict[str, Callable[[], Cost]] = {
         "channels": lambda: cost.channels(problem.coupling, problem.frozen | (problem.count <= 1)),
         "params": lambda: cost.params(problem.coupling),
@@ -167,7 +179,7 @@ def _measure(problem: _Problem, target: Target) -> Cost:
     return makers[target.kind]()
 
 
-def _local(problem: _Problem, measure: Cost, bound: float, target: Target) -> Counts:
+def _local(problem: Problem, measure: Cost, bound: float, target: Target) -> Counts:
     """The largest share of every group that meets the target; then single steps where they still fit."""
 
     def removed(share: float) -> Counts:
@@ -189,7 +201,7 @@ def _local(problem: _Problem, measure: Cost, bound: float, target: Target) -> Co
     return found
 
 
-def _global(problem: _Problem, measure: Cost, bound: float, target: Target) -> Counts:
+def _global(problem: Problem, measure: Cost, bound: float, target: Target) -> Counts:
     """Remove the least important units of all groups; then give back the best that still fit."""
     free = [g for g in range(len(problem.count)) if not problem.frozen[g] and g not in problem.fixed]
     ranked = np.concatenate([np.zeros(0, dtype=np.intp), *(problem.order[g] for g in free)])
@@ -221,7 +233,12 @@ def _global(problem: _Problem, measure: Cost, bound: float, target: Target) -> C
     return found
 
 
-def _problem(coupling: Coupling, scores: NDArray[np.float64], limits: Limits) -> _Problem:
+def problem_of(coupling: Coupling, scores: NDArray[np.float64], limits: Limits) -> Problem:
+    """The groups in numbers, and what the limits leave of the freedom to cut them.
+
+    Raises:
+        OptionError: an alignment or a share that is none, or a pattern that matches nothing.
+    """
     if limits.align < 1:
         raise OptionError(f"--align {limits.align}: write a whole number from 1, or auto")
     count = np.bincount(coupling.group_of, minlength=len(coupling.groups)).astype(np.intp)
@@ -239,7 +256,7 @@ def _problem(coupling: Coupling, scores: NDArray[np.float64], limits: Limits) ->
             units, whole = max(1, int(count[group] * share + 1e-9)), int(step[group])
             fixed[group] = min(-(-units // whole) * whole, int(count[group]))
     order = [g.units[np.argsort(scores[g.units], kind="stable")] for g in coupling.groups]
-    return _Problem(coupling, count, step, frozen, fixed, order, scores)
+    return Problem(coupling, count, step, frozen, fixed, order, scores)
 
 
 def _steps(coupling: Coupling, align: int) -> Counts:

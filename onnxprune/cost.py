@@ -33,6 +33,12 @@ class Cost:
         widths = np.append(np.asarray(self.coupling.solution.sizes) - self.coupling.per_unit @ removed, 1.0)
         return float(self.factors @ widths[self.classes].prod(axis=1))
 
+    def each(self, trials: Counts) -> NDArray[np.float64]:
+        """[trials]: the cost for each row of [trials, groups] units gone."""
+        sizes = np.asarray(self.coupling.solution.sizes, dtype=float)
+        widths = np.vstack([sizes[:, None] - self.coupling.per_unit @ trials.T, np.ones(len(trials))])
+        return np.asarray(self.factors @ widths[self.classes].prod(axis=1))
+
     def terms(self) -> NDArray[np.float64]:
         """[terms]: the value of each term in the whole model."""
         widths = np.append(np.asarray(self.coupling.solution.sizes, dtype=float), 1.0)
@@ -88,6 +94,10 @@ class Channels(Cost):
     def __call__(self, removed: Counts) -> float:
         """Units that remain."""
         return self.before - float(removed.sum())
+
+    def each(self, trials: Counts) -> NDArray[np.float64]:
+        """Units that remain, for each row."""
+        return np.asarray(self.before - trials.sum(axis=1), dtype=np.float64)
 
 
 def _term(coupling: Coupling, factor: float, dims: Iterable[Dim]) -> tuple[float, tuple[int, ...]]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
@@ -230,3 +230,37 @@ def rows(feed: Mapping[str, Array]) -> int:
     """Number of samples in a feed: the length of its first input, 1 if that has no axes."""
     first = next(iter(feed.values()))
     return first.shape[0] if first.ndim else 1
+
+
+def batched(feeds: Iterable[Feed], inputs: Inputs, size: int) -> Iterator[Feed]:
+    """Join feeds of equal shapes that follow each other along axis 0, up to `size` rows.
+
+    Only where the first axis of every input is free and its rows are samples, as far as names and lengths tell; else
+    the feeds come as they are.
+    """
+    joins = size > 1 and all(map(_is_batch_first, as_specs(inputs).values()))
+    waiting: list[Feed] = []
+    for feed in feeds:
+        if waiting and any(array.shape != waiting[0][name].shape for name, array in feed.items()):
+            yield _joined(waiting)
+            waiting = []
+        waiting.append(feed)
+        lengths = {len(array) if array.ndim else None for array in feed.values()}
+        if not joins or len(lengths) > 1 or (len(waiting) + 1) * rows(feed) > size:  # it grows no more
+            yield _joined(waiting)
+            waiting = []
+    if waiting:
+        yield _joined(waiting)
+
+
+def _is_batch_first(spec: InputSpec) -> bool:
+    names = [axis.lower() if isinstance(axis, str) else "" for axis in spec.shape or ()]
+    if not spec.shape or not is_free(spec.shape[0]) or re.search("seq|len|past|token|time", names[0]):
+        return False
+    return not any("batch" in name for name in names[1:])
+
+
+def _joined(feeds: Sequence[Feed]) -> Feed:
+    if len(feeds) == 1:
+        return feeds[0]
+    return {name: np.concatenate([feed[name] for feed in feeds]) for name in feeds[0]}

@@ -95,8 +95,8 @@ def foldable(coupling: Coupling) -> list[tuple[Node, Linear]]:
 def contraction(coupling: Coupling, node: Node, spec: Linear) -> Contraction:
     """How a linear node reads its weights, and what may be folded into them."""
     alpha, beta = (float(node.attrs.get(n, 1.0)) if node.op == "Gemm" else 1.0 for n in ("alpha", "beta"))
-    columns, dtype = _columns(coupling, spec)
-    bias = None if spec.padded or dtype is None or beta == 0 else _bias(coupling, node, spec, dtype)
+    columns, dtype = columns_of(coupling, spec)
+    bias = None if spec.padded or dtype is None or beta == 0 else bias_of(coupling, node, spec, dtype)
     return Contraction(coupling, node, spec, columns, bias, alpha, beta)
 
 
@@ -201,7 +201,7 @@ def _add_bias(each: Contraction, channels: Index, values: Floats, folded: Folded
         folded.weights.put(bias.constant, after)
 
 
-def _columns(coupling: Coupling, spec: Linear) -> tuple[tuple[str, int] | None, Any]:
+def columns_of(coupling: Coupling, spec: Linear) -> tuple[tuple[str, int] | None, Any]:
     """The constant and the axis behind `w_in`, if only this node reads it; and the type of the weights.
 
     That is None where they are quantised or computed: then nothing can be folded.
@@ -223,7 +223,8 @@ def _columns(coupling: Coupling, spec: Linear) -> tuple[tuple[str, int] | None, 
     return (name, axis) if plain else None, helper.tensor_dtype_to_np_dtype(cast or stored)
 
 
-def _bias(coupling: Coupling, node: Node, spec: Linear, dtype: Any) -> Bias | None:
+def bias_of(coupling: Coupling, node: Node, spec: Linear, dtype: Any) -> Bias | None:
+    """Where an amount per output of a linear node can be added, or None."""
     graph = coupling.graph
     size = coupling.size(spec.y) if spec.y.value else 1
     if spec.bias_slot is None:

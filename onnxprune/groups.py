@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
@@ -65,6 +65,7 @@ class Coupling:
     sized: list[tuple[Node, Sized]]
     solution: Solution
     groups: tuple[Group, ...]
+    observed: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # shapes met in the data, for one sample
 
     @property
     def group_of(self) -> NDArray[np.int32]:
@@ -90,6 +91,8 @@ class Coupling:
         """What the indices of a dim count in a cost: those of a multiple of an open size are stand-ins for one."""
         shape = self.graph.shapes.get(dim.value) or ()
         known = shape[dim.axis] if dim.axis < len(shape) else None
+        if dim.value in self.observed and not isinstance(known, int):
+            return self.observed[dim.value][dim.axis] / self.size(dim)
         return factor(known) / self.size(dim) if isinstance(known, str) and self.size(dim) > 1 else 1.0
 
     @cached_property

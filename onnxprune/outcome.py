@@ -52,7 +52,7 @@ def describe(coupling: Coupling, removed: NDArray[np.bool_]) -> dict[str, Any]:
     share = macs.per_group()
     return {
         "align": coupling.options.align,
-        "open_inputs": _open_inputs(coupling.graph),
+        "open_inputs": {} if coupling.observed else _open_inputs(coupling.graph),
         "open_inside": _open_inside(coupling),
         "macs": {"before": macs.before, "after": macs(gone)},
         "groups": [
@@ -103,6 +103,8 @@ def _node(coupling: Coupling, group: Group) -> str | None:
 def _open_inside(coupling: Coupling) -> list[str]:
     """Nodes with weights that run as often as data say (for each box found, say): costs count them once."""
     shapes = coupling.graph.shapes
+    if coupling.observed:
+        return []
     named = {a for name in coupling.graph.inputs for s in shapes.get(name) or () if s for a in parse(s).atoms}
     found = []
     for node, _ in coupling.linears:

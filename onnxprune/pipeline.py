@@ -16,8 +16,7 @@ from onnx import ModelProto
 from onnxprune import bodies, inspection, writing
 from onnxprune import graph as graphs
 from onnxprune.data import Feeds, read
-from onnxprune.errors import GateError
-from onnxprune.feeds import input_specs
+from onnxprune.errors import GateError, OptionError
 from onnxprune.graph import Graph
 from onnxprune.outcome import replay
 from onnxprune.plan import Plan, digest, read_plan
@@ -90,9 +89,10 @@ class Pipeline:
         # An inner value's shape is for the analysis of this model: it is not fed, and a pass may change it.
         context = replace(context, shapes={n: s for n, s in context.shapes.items() if n in original.inputs})
         if data is not None:
-            feeds = data if isinstance(data, Feeds) else read(data, input_specs(original.proto))
+            feeds = data if isinstance(data, Feeds) else read(data, original.proto)
             context = Context(provider, threads, feeds, context.shapes, on_stage, context.seconds)
         record: Record = {"version": 1, "model": original.name, "provider": provider, "threads": threads}
+        record["recover"] = "none"
         record |= _prepared(original)
         streams = graphs.is_external(original) and (out is not None or graphs.is_big(original))
         with writing.workspace(out) if streams else nullcontext() as folder:
@@ -114,13 +114,15 @@ class Pipeline:
         """The new model (its file, where it is too big for memory) and the plan; the record is filled."""
         current, outcome = original, Outcome(original.proto)
         plan: Plan | None = None
+        cut: Outcome | None = None  # the last, which has an oracle; what passes after it change are values alone
         for step in self.passes:
             outcome = step(current, context)
             outcome = replace(outcome, model=context.whole(outcome.model, current.folder))
             record |= outcome.notes
-            plan = outcome.plan or plan
+            if outcome.plan is not None:
+                plan, context = outcome.plan, replace(context, before=current, plan=outcome.plan)
+            cut = outcome if outcome.masked is not None else cut
             current = graphs.load(outcome.model, context.shapes) if step is not self.passes[-1] else current
-        masked = outcome.masked if len(self.passes) == 1 else None
         external = graphs.is_external(original)
         with writing.draft(outcome.model, out, external) if out is not None else nullcontext() as path:
             record |= _sizes(original, outcome.model, path)
@@ -129,10 +131,11 @@ class Pipeline:
                     checks = replace(checks, seconds=0.0)  # the same model: a gate alone makes it worth a measurement
                 pruned = outcome.model if path is None else path
                 with context.stage("validation"):
-                    oracle = None if masked is None else beside(masked(), pruned)
+                    oracle = None if cut is None or cut.masked is None else beside(cut.masked(), pruned)
+                    proved = cut.model if cut is not None and cut is not outcome else None
                 if path is not None:
                     original.release()
-                record |= validate(original, pruned, oracle, exact, checks, context)
+                record |= validate(original, pruned, oracle, exact, checks, context, proved)
                 record["seconds"] = dict(context.seconds)
                 if failure := failed_gate(record, checks):
                     raise GateError(f"{original.name}: {failure}", record)
@@ -142,12 +145,12 @@ class Pipeline:
 def prune(
     model: Model,
     target: str = "macs=0.5",
-    criterion: str = "l2",
+    criterion: str = "auto",
     data: Any = None,
     validate: bool = True,
     *,
     out: str | os.PathLike[str] | None = None,
-    scope: str = "global",
+    scope: str = "auto",
     align: str | int = "auto",
     keep: str | Sequence[str] = (),
     ratios: Sequence[tuple[str, float]] = (),
@@ -156,6 +159,8 @@ def prune(
     seed: int = 0,
     allow_inexact: bool = False,
     head_dims: bool = False,
+    recover: str = "auto",
+    distance: str = "auto",
     provider: str = "cpu",
     threads: int | None = None,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
@@ -167,11 +172,13 @@ def prune(
     Args:
         model: path or `ModelProto`; never changed.
         target: `channels=X`, `params=X` or `macs=X` (X: the share that may remain), or `lossless`.
-        criterion: how units are scored.
-        data: unlabelled inputs; without them the checks use random ones.
+        criterion: how units are scored; "auto" looks at the data, if there are any.
+        data: unlabelled inputs: widths are chosen and weights are repaired with them; without them the checks use
+            random ones.
         validate: prove the result with ONNX Runtime.
         out: where to write the result.
-        scope, align, keep, ratios, combine, normalise, seed, allow_inexact, head_dims: see `PruneChannels`.
+        scope, align, keep, ratios, combine, normalise, seed, allow_inexact, head_dims, distance: see `PruneChannels`.
+        recover: the repair of the remaining weights: none, bias, channel, full, or auto: full where there are data.
         provider, threads, shapes, checks, on_stage: see `Pipeline.run`.
 
     Raises:
@@ -179,6 +186,11 @@ def prune(
     """
     from onnxprune.passes import get
 
+    if recover not in ("none", "auto") and data is None:
+        raise OptionError(f"--recover {recover} fits weights to inputs: give --data (or --data synthetic)")
+    steps = []
+    if recover != "none" and data is not None and target != "lossless":
+        steps = [get("reconstruct")(method=recover, seed=seed, distance=distance)]
     step = get("prune_channels")(
         target=target,
         criterion=criterion,
@@ -191,8 +203,10 @@ def prune(
         seed=seed,
         allow_inexact=allow_inexact,
         head_dims=head_dims,
+        recover=recover,
+        distance=distance,
     )
-    return Pipeline([step]).run(
+    return Pipeline([step, *steps]).run(
         model,
         out=out,
         data=data,

@@ -14,8 +14,12 @@ from onnx import ModelProto
 from onnx.external_data_helper import uses_external_data
 
 from onnxprune.data import Feeds
+from onnxprune.divergence import signatures
+from onnxprune.errors import DataError
 from onnxprune.graph import Graph
+from onnxprune.parts import Engine
 from onnxprune.plan import Plan
+from onnxprune.samples import Samples, check, clusters, split, thinned
 from onnxprune.tensors import Store, copied, in_proto, tensors_of
 from onnxprune.writing import stream
 
@@ -29,6 +33,9 @@ class Context:
         threads: threads inside an operator; None: ONNX Runtime's choice.
         data: the user's inputs, if given.
         shapes: input name -> shape, for inputs that the model leaves open.
+        before: the model that the last cut was made of; None: nothing was cut yet.
+        plan: that cut.
+        memo: what a pass found out that another may need.
         on_stage: told the name of every stage as it begins.
         seconds: stage -> seconds, filled as stages end.
         file: set where weights are external: passes then write their models (`make`) under this name, each in a
@@ -42,6 +49,9 @@ class Context:
     on_stage: Callable[[str], None] = lambda name: None
     seconds: dict[str, float] = field(default_factory=dict)
     file: Path | None = None
+    before: Graph | None = None
+    plan: Plan | None = None
+    memo: dict[str, Any] = field(default_factory=dict)
 
     def whole(self, model: ModelProto | Path, folder: Path | None) -> ModelProto | Path:
         """A model with all its weights: a pass that copies one leaves external data in the `folder` of the original."""
@@ -55,6 +65,23 @@ class Context:
             return maker(in_proto)
         folder = Path(tempfile.mkdtemp(dir=self.file.parent))
         return stream(folder / (name or self.file.name), maker)
+
+    def samples(self, graph: Graph) -> Samples:
+        """The data in three parts.
+
+        Raises:
+            DataError: none are given, or too few.
+        """
+        if self.data is None:
+            raise DataError(f"{graph.name}: this needs inputs; give --data (or --data synthetic)")
+        if "samples" not in self.memo:
+            feeds, seen = thinned(self.data.samples())
+            check(feeds, seen, graph.name)
+            with self.stage("data"):
+                alike = clusters(signatures(graph, feeds, Engine(self.provider, self.threads)))
+            self.memo["samples"] = split(feeds, self.data.inputs, alike, seen)
+        found: Samples = self.memo["samples"]
+        return found
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

@@ -17,6 +17,7 @@ from onnxprune import uses
 from onnxprune.edits import apply_edits
 from onnxprune.folds import readers, replay
 from onnxprune.groups import Coupling
+from onnxprune.patch import Patch
 from onnxprune.plan import Plan, kept_indices, variant_of
 from onnxprune.rules.base import FIXUPS, ZERO_PRESERVING, Dim, Edit, Index, NodeView, SetAttr, SetInput
 from onnxprune.shape_inputs import shape_inputs
@@ -121,6 +122,21 @@ def mask(coupling: Coupling, removed: Removed, store: Store = in_proto) -> Model
     _store_filled(model, coupling, removed, store)
     _declare(model)
     return model
+
+
+def masked(coupling: Coupling, removed: Removed) -> Patch:
+    """What sets every removed weight slice to zero."""
+    graph, weights, inputs = coupling.graph, dict[str, Array](), dict[tuple[str, int], Array]()
+    groups = np.unique(coupling.group_of[removed])
+    for name in dict.fromkeys(m.constant for g in groups for m in coupling.groups[g].members):
+        for use in coupling.uses[name]:
+            array = _masked(coupling, removed, use)
+            if array is not None and use == name:
+                weights[name] = array
+            elif array is not None:
+                node, slot = uses.reader(use)
+                inputs[graph.nodes[node].outputs[0], slot] = array
+    return Patch(weights, inputs)
 
 
 def _declare(model: ModelProto) -> None:

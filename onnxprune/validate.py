@@ -55,6 +55,7 @@ def validate(
     exact: bool,
     checks: Checks,
     context: Context,
+    proved: ModelProto | Path | None = None,
 ) -> dict[str, Any]:
     """Check a pruned model and measure it against its original.
 
@@ -65,6 +66,7 @@ def validate(
         exact: whether the result has to compute the oracle's function.
         checks: what is measured, and the gates.
         context: provider, threads, data.
+        proved: the cut model that the oracle belongs to, where later steps changed its weights; None: the result.
 
     Big models run one after the other, with their weights mapped and without ONNX Runtime's optimisations, which copy
     weights. Latency, which needs both models with packed weights, is then measured only where a gate asks for it.
@@ -102,7 +104,7 @@ def validate(
         found: dict[str, Any] = {"inputs": inputs, "warnings": warnings}
         if oracle is not None:
             proofs = [*proofs, *feeds][:PARITY_FEEDS]
-            compared = parity(oracle, pruned, proofs, context.provider, context.threads)
+            compared = parity(oracle, pruned if proved is None else proved, proofs, context.provider, context.threads)
             found["parity"] = compared.to_dict()
             if compared.vacuous:
                 names = ", ".join(compared.vacuous)
@@ -218,7 +220,7 @@ def _feeds(graph: Graph, context: Context) -> tuple[list[Feed], dict[str, Any]]:
             feeds.append(feed)
             if len(feeds) == DATA_FEEDS:
                 break
-        return feeds, {"source": "data", "feeds": len(feeds)}
+        return feeds, {"source": context.data.kind, "feeds": len(feeds)}
     specs = input_specs(graph.proto)
     chosen = choose_shapes(specs, context.shapes)
     feeds = random_feeds(specs, count=RANDOM_FEEDS, shapes=context.shapes)

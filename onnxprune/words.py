@@ -185,15 +185,30 @@ def inputs(record: Record) -> str | None:
     found = record.get("inputs")
     if found is None:
         return None
-    if found["source"] == "data":
+    of = {"data": "of the data", "images": "of the images", "synthetic": "of synthetic data: they say little"}
+    if found["source"] in of:
         samples = record.get("fidelity", {}).get("samples", found["feeds"])
-        return f"on {plural(samples, 'sample')} of the data"
+        return f"on {plural(samples, 'sample')} {of[found['source']]}"
     return f"on {found['feeds']} {found['source']}: they say little, give --data"
 
 
 def recovery(record: Record) -> str | None:
     """What was done to the weights that remain."""
-    return f"{record['recover']}: the remaining weights are as they were" if "recover" in record else None
+    if "recover" not in record:
+        return None
+    found = record.get("recovery")
+    if found is None:
+        return f"{record['recover']}: the remaining weights are as they were"
+    distance = found["distance"]
+    pair = f"answers off by {_off(distance['before'])} before, {_off(distance['after'])} after"
+    if record["recover"] == "none":
+        return f"none: it would have made the answers worse ({pair}); the remaining weights are as they were"
+    changed = sum(layer["method"] != "none" for layer in found["layers"])
+    return f"{record['recover']}: {plural(changed, 'layer')} of {len(found['layers'])} refitted; {pair}"
+
+
+def _off(distance: float | None) -> str:
+    return "more than can be said" if distance is None or distance != distance else f"{distance:.3g}"
 
 
 def _several(names: Sequence[str]) -> str:

@@ -3,19 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
-from onnxprune.allocation import Limits, allocate, kept_whole, parse_target
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.allocation import (
+    Limits,
+    Target,
+    allocate,
+    bound_of,
+    kept_whole,
+    measure_of,
+    parse_target,
+    problem_of,
+)
+from onnxprune.calibrate import shapes_met
 from onnxprune.coupling import couple
-from onnxprune.criteria.base import CRITERIA, score
+from onnxprune.criteria.base import AUTO, CRITERIA, SEEING, score
+from onnxprune.errors import OptionError
 from onnxprune.graph import Graph
+from onnxprune.groups import Coupling
 from onnxprune.latency import resolve_align
 from onnxprune.lossless import lossless
+from onnxprune.observe import observe
 from onnxprune.outcome import carry_out
+from onnxprune.parts import Engine
 from onnxprune.passes import register
 from onnxprune.plan import make_plan
+from onnxprune.recovery import resolve_method
 from onnxprune.rules.base import Options
+from onnxprune.stages import Staged
 from onnxprune.steps import Context, Outcome
+
+SCOPES = ("auto", "global", "local", "damage")
 
 
 @register("prune_channels")
@@ -25,21 +47,27 @@ class PruneChannels:
 
     Attributes:
         target: channels=, params= or macs= with the share that may remain, or lossless.
-        criterion: how units are scored; `onnxprune list criteria` shows all.
-        scope: "global" ranks all units together, "local" keeps the same share of every group.
+        criterion: how units are scored; `onnxprune list criteria` shows all. "auto": by the error that the consumers
+            make without them where there are data, else l2.
+        scope: "global" ranks all units together, "local" keeps the same share of every group, "damage" measures on
+            the data what narrower groups do to the answers; "auto": damage where there are data and the criterion is
+            auto, else global.
         align: keep widths multiples of this; "auto" is the provider's block.
         keep: regular expression or several; groups with a matching tensor or node stay whole.
         ratios: (regular expression, share): groups that keep a share of their own.
         combine: how the scores of a unit's tensors are put together: mean, sum or max.
         normalise: how groups are made comparable: mean, max or none.
-        seed: for the random criterion.
+        seed: for the random criterion, and of the places that are sampled in the data.
         allow_inexact: cut through LayerNormalization and its kin too, whose statistics then change.
         head_dims: prune inside attention heads instead of whole heads.
+        recover: the repair that will follow, which damage is measured with: none, bias, channel or full; "auto" is
+            full.
+        distance: how answers are compared: auto, logits, boxes or values.
     """
 
     target: str = "macs=0.5"
-    criterion: str = "l2"
-    scope: str = "global"
+    criterion: str = AUTO
+    scope: str = "auto"
     align: str | int = "auto"
     keep: str | Sequence[str] = ()
     ratios: Sequence[tuple[str, float]] = ()
@@ -48,22 +76,87 @@ class PruneChannels:
     seed: int = 0
     allow_inexact: bool = False
     head_dims: bool = False
+    recover: str = AUTO
+    distance: str = "auto"
 
     def __call__(self, graph: Graph, context: Context) -> Outcome:
         """Choose and cut."""
         target = parse_target(self.target)
-        CRITERIA.get(self.criterion)  # an unknown one is refused, whatever the target
+        if self.criterion != AUTO:
+            CRITERIA.get(self.criterion)  # an unknown one is refused, whatever the target
         align = 1 if target.kind == "lossless" else resolve_align(self.align, context.provider)
         with context.stage("analysis"):
             coupling = couple(graph, Options(align, self.allow_inexact, self.head_dims))
+            self._observe(coupling, context)
         if target.kind == "lossless":
             with context.stage("search"):
                 removed, folds = lossless(coupling, kept_whole(coupling, self.keep))
             return carry_out(coupling, removed, make_plan(coupling, removed, folds), context)
-        with context.stage("scores"):
-            scores = score(coupling, self.criterion, self.combine, self.normalise, self.seed)
-        with context.stage("allocation"):
-            limits = Limits(align, self.keep, tuple(self.ratios))
-            removed = allocate(coupling, scores, target, self.scope, limits)
-            plan = make_plan(coupling, removed)
-        return carry_out(coupling, removed, plan, context)
+        limits = Limits(align, self.keep, tuple(self.ratios))
+        notes: dict[str, Any] = {}
+        if self._scope(context) == "damage":
+            removed, notes = self._by_damage(coupling, target, limits, context)
+        else:
+            with context.stage("scores"):
+                scores = self._scores(coupling, context)
+            with context.stage("allocation"):
+                removed = allocate(coupling, scores, target, self._scope(context), limits)
+        outcome = carry_out(coupling, removed, make_plan(coupling, removed), context)
+        return replace(outcome, notes={**outcome.notes, **notes})
+
+    def _scope(self, context: Context) -> str:
+        """The scope that "auto" stands for.
+
+        Raises:
+            OptionError: there is none of that name, or no data to measure damage on.
+        """
+        if self.scope not in SCOPES:
+            raise OptionError(f"--scope {self.scope}: choose one of {', '.join(SCOPES)}")
+        if self.scope == "damage" and context.data is None:
+            raise OptionError("--scope damage measures on inputs: give --data (or --data synthetic)")
+        if self.scope != "auto":
+            return self.scope
+        return "damage" if context.data is not None and self.criterion == AUTO else "global"
+
+    def _criterion(self, context: Context) -> str:
+        if self.criterion != AUTO:
+            return self.criterion
+        return "l2" if context.data is None else "obs"
+
+    def _scores(self, coupling: Coupling, context: Context) -> NDArray[np.float64]:
+        seen: tuple[Any, ...] = ()
+        if context.data is not None and self._criterion(context) in SEEING:
+            engine = Engine(context.provider, context.threads)
+            seen = observe(coupling, context.samples(coupling.graph).fit, engine, self.seed)
+        return score(coupling, self._criterion(context), self.combine, self.normalise, self.seed, *seen)
+
+    def _observe(self, coupling: Coupling, context: Context) -> None:
+        """Sizes that the model leaves open count in costs as the data have them."""
+        feed = next(iter(context.data.samples()), None) if context.data is not None else None
+        if feed is not None:
+            coupling.observed = shapes_met(coupling, feed, Engine(context.provider, context.threads))
+
+    def _by_damage(
+        self, coupling: Coupling, target: Target, limits: Limits, context: Context
+    ) -> tuple[NDArray[np.bool_], dict[str, Any]]:
+        """The units that go where damage is measured, and what is said about it in the record."""
+        free = np.zeros(coupling.units)
+        problem = problem_of(coupling, free, limits)
+        measure = measure_of(problem, target)
+        bound = bound_of(problem, measure, target, limits)
+        samples, engine = context.samples(coupling.graph), Engine(context.provider, context.threads)
+        criterion = None if self.criterion in (AUTO, "obs") else self.criterion
+        search = Staged(
+            coupling=coupling,
+            problem=problem,
+            samples=samples,
+            engine=engine,
+            method=resolve_method(self.recover),
+            kind=self.distance,
+            criterion=criterion,
+            seed=self.seed,
+            tell=context.on_stage,
+        )
+        with context.stage("damage"):
+            removed, stages = search.run(measure, bound)
+        return removed, {"stages": [asdict(stage) for stage in stages]}

@@ -1,4 +1,4 @@
-"""Inputs, random feeds and readers: what fits is read, what does not says so in one line."""
+"""Readers of arrays: what fits is read, what does not says so in one line."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,13 +6,12 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import numpy_helper
 
 from onnxprune.data import read
-from onnxprune.errors import DataError, ModelError, ShapeError
-from onnxprune.feeds import InputSpec, choose_shapes, input_specs, random_feeds, rows
+from onnxprune.errors import DataError
+from onnxprune.feeds import InputSpec, rows
 
 F32, I64 = np.dtype(np.float32), np.dtype(np.int64)
 IMAGE = {"x": InputSpec(F32, ("N", 3, 4, 4))}
@@ -20,125 +19,8 @@ FIXED = {"x": InputSpec(F32, (2, 3))}
 TWO = {"a": InputSpec(F32, ("N", 3)), "b": InputSpec(I64, ("N",))}
 
 
-def model(*inputs: tuple[str, int, Any]) -> onnx.ModelProto:
-    """A model with these inputs (name, element type, shape) and an output for each."""
-    nodes = [helper.make_node("Identity", [name], [f"{name}_out"]) for name, _, _ in inputs]
-    values = [helper.make_tensor_value_info(*i) for i in inputs]
-    outputs = [helper.make_tensor_value_info(f"{name}_out", kind, shape) for name, kind, shape in inputs]
-    graph = helper.make_graph(nodes, "g", values, outputs)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-
-
 def images(count: int, *shape: int) -> np.ndarray[Any, Any]:
     return np.random.default_rng(0).standard_normal((count, *(shape or (3, 4, 4)))).astype(np.float32)
-
-
-# Inputs
-
-
-def test_input_specs_of_a_model_its_bytes_its_path_and_a_session(tmp_path: Path) -> None:
-    import onnxruntime
-
-    proto = model(("x", TensorProto.FLOAT, ["N", 3]), ("s", TensorProto.INT64, []))
-    path = tmp_path / "m.onnx"
-    onnx.save(proto, path)
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    expected = {"x": InputSpec(F32, ("N", 3)), "s": InputSpec(I64, ())}
-    for source in (proto, proto.SerializeToString(), path, str(path), session):
-        assert input_specs(source) == expected
-    assert str(expected["x"]) == "float32 [N, 3]"
-
-
-def test_inputs_with_an_initializer_are_no_inputs() -> None:
-    proto = model(("x", TensorProto.FLOAT, [1]), ("w", TensorProto.FLOAT, [1]))
-    proto.graph.initializer.append(numpy_helper.from_array(np.ones(1, np.float32), "w"))
-    assert list(input_specs(proto)) == ["x"]
-
-
-def test_a_sequence_input_is_refused() -> None:
-    proto = model(("x", TensorProto.FLOAT, [1]))
-    proto.graph.input[0].CopyFrom(helper.make_tensor_sequence_value_info("x", TensorProto.FLOAT, None))
-    with pytest.raises(DataError, match="'x' is a sequence_type"):
-        input_specs(proto)
-
-
-def test_an_unreadable_model(tmp_path: Path) -> None:
-    broken = tmp_path / "broken.onnx"
-    broken.write_bytes(b"\xff" * 64)
-    with pytest.raises(ModelError, match=r"broken\.onnx: not an ONNX model"):
-        input_specs(broken)
-    with pytest.raises(ModelError, match=r"none\.onnx: cannot be read \(No such file"):
-        input_specs(tmp_path / "none.onnx")
-    with pytest.raises(ModelError, match="the model in memory: not an ONNX model"):
-        input_specs(b"\xff" * 64)
-
-
-# Random feeds
-
-
-@pytest.mark.parametrize(
-    ("dtype", "shape", "expected"),
-    [
-        (F32, ("N", 3, "H", "W"), (1, 3, 224, 224)),
-        (F32, (None, None, None, None), (1, 3, 224, 224)),
-        (F32, (1, 3, 48, "W"), (1, 3, 48, 224)),
-        (F32, ("N", "H", "W", 3), (1, 224, 224, 3)),
-        (F32, ("N", 8, "past_len", 64), (1, 8, 16, 64)),
-        (F32, (-1, 10), (1, 10)),
-        (I64, ("batch", "seq"), (1, 16)),
-        (I64, ("sequence_length",), (16,)),
-        (F32, ("T", "batch_size", 5), (1, 1, 5)),
-        (F32, (), ()),
-        (F32, None, ()),
-    ],
-)
-def test_free_axes(dtype: Any, shape: Any, expected: tuple[int, ...]) -> None:
-    chosen = choose_shapes({"x": (dtype, shape)})
-    assert chosen.shapes == {"x": expected}
-    assert len(chosen.assumed) == (0 if shape == () else 1)
-
-
-def test_axis_names_agree_across_inputs_and_sums_add_up() -> None:
-    inputs = {"ids": (I64, ("B", "S")), "past": (F32, ("B", 2, "P", 4)), "mask": (I64, ("B", "P + S"))}
-    chosen = choose_shapes(inputs, {"past": (3, 2, 7, 4)})
-    assert chosen.shapes == {"past": (3, 2, 7, 4), "ids": (3, 16), "mask": (3, 23)}
-    assert chosen.assumed == (
-        "input 'ids' int64 [B, S] was fed as [3, 16]",
-        "input 'mask' int64 [B, P + S] was fed as [3, 23]",
-    )
-
-
-@pytest.mark.parametrize("given", [{"y": (1,)}, {"x": (1, 4, 8, 8)}, {"x": (1, 3)}, {"x": (-1, 3, 4, 4)}])
-def test_shapes_that_do_not_fit(given: dict[str, tuple[int, ...]]) -> None:
-    with pytest.raises(ShapeError):
-        choose_shapes(IMAGE, given)
-
-
-def test_random_feeds_are_reproducible_and_safe() -> None:
-    proto = model(
-        ("x", TensorProto.FLOAT16, ["N", 3]),
-        ("y", TensorProto.BFLOAT16, ["N", 3]),
-        ("ids", TensorProto.INT32, ["N", 50]),
-        ("mask", TensorProto.INT64, ["N", 50]),
-        ("flag", TensorProto.BOOL, [40]),
-        ("image", TensorProto.UINT8, [1, 8, 8, 3]),
-        ("text", TensorProto.STRING, [2]),
-        ("t", TensorProto.DOUBLE, []),
-    )
-    first, second = random_feeds(proto, seed=3, count=2)
-    again = random_feeds(proto, seed=3, count=1)[0]
-    assert all(np.array_equal(first[name], again[name]) for name in first)
-    assert not np.array_equal(first["x"], second["x"])
-    assert first["x"].dtype == np.float16 and first["y"].dtype == ml_dtypes.bfloat16
-    assert set(first["ids"].ravel()) == {0, 1} and first["ids"].dtype == np.int32
-    assert first["mask"].min() == 1
-    assert set(first["flag"]) == {False, True}
-    assert first["image"].max() > 1
-    assert list(first["text"]) == ["a", "a"]
-    assert first["t"].shape == () and first["t"].dtype == np.float64
-
-
-# Readers
 
 
 def feeds_of(*args: Any, **options: Any) -> list[dict[str, np.ndarray[Any, Any]]]:
@@ -178,6 +60,12 @@ def test_a_directory_of_samples_in_natural_order(tmp_path: Path) -> None:
     assert [f["x"][0, 0, 0, 0] for f in feeds] == [1, 2, 10]
 
 
+def test_names_are_sorted_as_text_and_numbers_as_numbers(tmp_path: Path) -> None:
+    for index, name in enumerate(("aaa2", "aaa10", "b3c", "b20c", "c")):
+        np.save(tmp_path / f"{name}.npy", np.full((3, 4, 4), index, np.float32))
+    assert [f["x"][0, 0, 0, 0] for f in feeds_of(tmp_path, IMAGE)] == [0, 1, 2, 3, 4]
+
+
 def test_a_directory_with_a_file_for_each_input(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", images(4, 3))
     np.save(tmp_path / "b.npy", np.arange(4))
@@ -212,6 +100,15 @@ def test_python_sources() -> None:
         assert [rows(f) for f in feeds_of(stacked, IMAGE)] == [1] * 4
     assert [rows(f) for f in feeds_of(feeds, IMAGE, batch=2)] == [2, 1, 1]
     assert [rows(f) for f in feeds_of(feeds, IMAGE, limit=2)] == [3]
+
+
+def test_samples_are_single_whatever_the_batch() -> None:
+    feeds = read(images(5), IMAGE, batch=3, limit=4)
+    assert [rows(f) for f in feeds] == [3, 2]
+    assert [rows(f) for f in feeds.samples()] == [1] * 4
+    assert [rows(f) for f in read([images(3), images(2)], IMAGE, batch=2).samples()] == [3, 2]
+    assert [rows(f) for f in read(images(5, 3), FIXED).samples()] == [2, 2]
+    assert feeds.kind == "data"
 
 
 def test_a_fixed_batch_is_fed_in_its_own_size() -> None:
@@ -269,16 +166,15 @@ def test_casts_that_keep_values(source: str, target: str) -> None:
         (np.array([[3]], np.uint8), "float32", "wants float32 and the data are uint8; scale it"),
         (np.array([[0.5]], np.float32), "int64", "wants int64 and the data are float32; save it as int64"),
         (np.array([[np.nan]], np.float32), "float32", "holds NaN"),
+        (np.array([[-np.inf]], np.float32), "float32", "holds infinite values"),
+        (np.array([[np.inf]]), "float16", "holds infinite values"),
+        (np.array([[np.inf]]).astype(ml_dtypes.bfloat16), "float32", "holds infinite values"),
     ],
 )
 def test_casts_that_lose_values(data: Any, target: str, message: str) -> None:
     with pytest.raises(DataError, match=message) as caught:
         read(data, {"x": (np.dtype(target), ("N", 1))})
     assert str(caught.value).startswith("the data: input 'x'")
-
-
-def test_infinity_may_pass() -> None:
-    assert np.isinf(feeds_of(np.array([[-np.inf]]), {"x": (F32, ("N", 1))})[0]["x"]).all()
 
 
 @pytest.mark.parametrize(
@@ -293,6 +189,8 @@ def test_infinity_may_pass() -> None:
         ({"y": images(1)}, IMAGE, r"no array for input x \(found: y\)"),
         ({"a": images(3, 3), "b": np.arange(2)}, TWO, "2 feeds' worth of samples, another input 3"),
         (images(3, 3), TWO, "one array, and the model has the inputs a, b"),
+        ([[[1.0], [1.0, 2.0]]], IMAGE, "feed 0 of the data: input 'x': no array"),
+        ([{"x": "text"}], IMAGE, "feed 0 of the data: input 'x' wants"),
         ([images(3, 3)], TWO, "feed 0 of the data: one array"),
         (images(0), IMAGE, "the data hold 0"),
         ([], IMAGE, "no samples"),
@@ -305,23 +203,23 @@ def test_data_that_do_not_fit(source: Any, inputs: Any, message: str) -> None:
 
 
 def test_numbers_out_of_range() -> None:
-    for options in ({"batch": 0}, {"limit": 0}):
+    for batch, limit in ((0, None), (None, 0)):
         with pytest.raises(DataError, match="must be at least 1"):
-            read(images(1), IMAGE, **options)
+            read(images(1), IMAGE, batch, limit)
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "bad.npz").write_bytes(b"PK\x03\x04 and no more")
     (tmp_path / "bad.npy").write_bytes(b"text")
     np.save(tmp_path / "objects.npy", np.array([{}], dtype=object))
-    (tmp_path / "photo.jpg").write_bytes(b"")
+    (tmp_path / "table.csv").write_bytes(b"")
     (tmp_path / "empty").mkdir()
     for name, message in {
         "bad.npz": "cannot be read",
         "bad.npy": "cannot be read",
         "objects.npy": "cannot be read",
-        "photo.jpg": "'.jpg' files are not read",
-        "empty": "no .npz, .npy or test_data_set_",
+        "table.csv": "'.csv' files are not read",
+        "empty": "no .npz, .npy, test_data_set_",
         "none.npz": "no such file or directory",
     }.items():
         with pytest.raises(DataError, match=message) as caught:

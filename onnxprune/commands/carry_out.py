@@ -17,8 +17,19 @@ if TYPE_CHECKING:
 
 Given = dict[str, Any]
 SCORING = ("criterion", "combine", "normalise", "seed")
-CHOOSING = (*SCORING, "scope", "ratios")  # nothing for a lossless target
-SELECTION = ("target", *SCORING, "scope", "align", "keep", "ratios", "allow_inexact", "head_dims")
+CHOOSING = (*SCORING, "scope", "ratios", "recover", "distance")  # nothing for a lossless target
+SELECTION = (
+    "target",
+    *SCORING,
+    "scope",
+    "align",
+    "keep",
+    "ratios",
+    "allow_inexact",
+    "head_dims",
+    "recover",
+    "distance",
+)
 
 
 def carry_out(work: Callable[[Progress], Result], given: Given, notes: Mapping[str, Any]) -> None:
@@ -67,13 +78,29 @@ def conditions(given: Given) -> dict[str, Any]:
     from onnxprune.validate import Checks
 
     return {
-        "data": given["data"],
+        "data": source(given),
         "provider": given["provider"],
         "threads": given["threads"],
         "shapes": shapes(given["shape"]),
         "validate": not given["no_validate"],
         "checks": Checks(given["seconds"], given["min_speedup"], given["max_drop"]),
     }
+
+
+def source(given: Given) -> Any:
+    """`--data`, with what `--preprocess` and `--shape` say about it.
+
+    Raises:
+        UsageError: preprocessing of nothing.
+    """
+    data, preprocess = given["data"], given["preprocess"]
+    if data is None and preprocess is not None:
+        raise click.UsageError("--preprocess is for images; name their folder with --data")
+    if preprocess is None and not isinstance(data, str):
+        return data
+    from onnxprune.data import Data, Preprocess
+
+    return Data(data, None if preprocess is None else Preprocess.parse(preprocess), shapes(given["shape"]))
 
 
 def selection(given: Given) -> dict[str, Any]:

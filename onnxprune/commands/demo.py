@@ -42,7 +42,7 @@ def demo(out: str | None, **given: Any) -> None:
 
     given["data"] = given["data"] or calibration()
     chosen, checked = selection(given), conditions(given)
-    notes: dict[str, Any] = {"model": NAME, "out": out, "options": chosen, "recover": "none"}
+    notes: dict[str, Any] = {"model": NAME, "out": out, "options": chosen}
 
     def work(progress: Progress) -> Result:
         from onnxprune.pipeline import prune

@@ -70,7 +70,16 @@ shape = click.option(
 json = click.option("--json", metavar="FILE", help="Write the record as JSON; - is standard output.")
 report = click.option("--report", metavar="FILE", help="Write the record as an HTML page.")
 plan = click.option("--plan", metavar="FILE", help="Write the plan, for `onnxprune apply`.")
-data = click.option("--data", metavar="PATH", help="Inputs to check on: .npz, .npy, a folder of them, test_data_set_*.")
+data = click.option(
+    "--data",
+    metavar="PATH",
+    help="Inputs to check on: .npz, .npy, a folder of them or of images, test_data_set_*; or synthetic.",
+)
+preprocess = click.option(
+    "--preprocess",
+    metavar="SPEC",
+    help="How images become an input: imagenet, letterbox=640, or as in resize=256,crop=224,mean=0.5,std=0.5.",
+)
 
 allow_inexact = click.option(
     "--allow-inexact", is_flag=True, help="Also cut what normalisations take their statistics over."
@@ -98,17 +107,17 @@ selection = several(
     ),
     click.option(
         "--criterion",
-        default="l2",
+        default="auto",
         show_default=True,
         metavar="NAME",
-        help="How units are scored; see `list criteria`.",
+        help="How units are scored; see `list criteria`. auto: by their effect on the data, else l2.",
     ),
     click.option(
         "--scope",
-        type=click.Choice(["global", "local"]),
-        default="global",
+        type=click.Choice(["auto", "global", "local", "damage"]),
+        default="auto",
         show_default=True,
-        help="Rank all units together, or cut all groups alike.",
+        help="Rank all units together, cut all groups alike, or measure on the data what each group is worth (auto).",
     ),
     click.option("--align", default="auto", show_default=True, metavar="auto|N", help="Widths stay multiples of this."),
     click.option("--keep", multiple=True, metavar="REGEX", help="Leave matching tensors and nodes whole (repeatable)."),
@@ -135,21 +144,34 @@ selection = several(
         help="How groups are made comparable.",
     ),
     click.option(
-        "--seed", type=click.IntRange(0), default=0, show_default=True, metavar="N", help="For --criterion random."
+        "--seed",
+        type=click.IntRange(0),
+        default=0,
+        show_default=True,
+        metavar="N",
+        help="Of what is drawn: samples, and --criterion random.",
     ),
     allow_inexact,
     head_dims,
     click.option(
         "--recover",
-        type=click.Choice(["none", "auto"]),
+        type=click.Choice(["none", "bias", "channel", "full", "auto"]),
         default="auto",
         show_default=True,
-        help="Repair of the remaining weights; auto is the best there is, in this version none.",
+        help="Repair of the remaining weights on the data: the most that is tried; auto is full.",
+    ),
+    click.option(
+        "--distance",
+        type=click.Choice(["auto", "logits", "boxes", "values"]),
+        default="auto",
+        show_default=True,
+        help="How answers are compared when widths are chosen.",
     ),
 )
 
 checks = several(
     data,
+    preprocess,
     runtime,
     shape,
     click.option(

@@ -44,7 +44,7 @@ def prune(model: str, out: str, **given: Any) -> None:
 
         return prune(model, out=out, on_stage=progress, **chosen, **checked)
 
-    carry_out(work, given, {"out": out, "options": chosen, "recover": "none"})
+    carry_out(work, given, {"out": out, "options": chosen})
 
 
 @click.command(
@@ -74,7 +74,7 @@ def apply(model: str, plan: str, out: str, **given: Any) -> None:
 
         return apply(model, plan, out=out, on_stage=progress, **checked)
 
-    carry_out(work, given, {"out": out, "options": {"plan": plan}, "recover": "none"})
+    carry_out(work, given, {"out": out, "options": {"plan": plan}})
 
 
 def _dashed(files: dict[str, str | None]) -> dict[str, str | None]:

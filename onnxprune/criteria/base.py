@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune.calibrate import Statistics
+from onnxprune.consumers import Consumer
 from onnxprune.errors import OptionError
 from onnxprune.groups import Coupling, Member
 from onnxprune.registry import Registry
@@ -20,11 +22,21 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Context:
-    """What a criterion may use. `combine`: how the tensors of a unit are put together; `seed`: for random choices."""
+    """What a criterion may use.
+
+    Attributes:
+        coupling: the analysis.
+        combine: how the tensors of a unit are put together.
+        seed: for random choices.
+        readers: the contractions that read channels.
+        moments: statistics of what they read; None: there are no data.
+    """
 
     coupling: Coupling
     combine: str = "mean"
     seed: int = 0
+    readers: Sequence[Consumer] = ()
+    moments: Mapping[Dim, Statistics] | None = None
 
 
 class Criterion(Protocol):
@@ -34,11 +46,20 @@ class Criterion(Protocol):
         """Score every unit."""
 
 
+AUTO = "auto"
+SEEING: set[str] = set()  # criteria that need data
 CRITERIA: Registry[Criterion] = Registry("criterion", "onnxprune.criteria")
 
 
-def criterion(name: str) -> Callable[[Criterion], Criterion]:
-    """Register a criterion; the first line of its docstring is what `list criteria` prints."""
+def criterion(name: str, sees_data: bool = False) -> Callable[[Criterion], Criterion]:
+    """Register a criterion; the first line of its docstring is what `list criteria` prints.
+
+    Args:
+        name: what users write.
+        sees_data: it needs `readers` and `moments`.
+    """
+    if sees_data:
+        SEEING.add(name)
     return CRITERIA.register(name)
 
 
@@ -105,7 +126,13 @@ def dequantized(coupling: Coupling, constant: str) -> Array:
 
 
 def score(
-    coupling: Coupling, criterion: str = "l2", combine: str = "mean", normalise: str = "mean", seed: int = 0
+    coupling: Coupling,
+    criterion: str = "l2",
+    combine: str = "mean",
+    normalise: str = "mean",
+    seed: int = 0,
+    readers: Sequence[Consumer] = (),
+    moments: Mapping[Dim, Statistics] | None = None,
 ) -> Scores:
     """Score all units, comparable between groups.
 
@@ -115,13 +142,16 @@ def score(
         combine: "mean", "sum" or "max" over the tensors of a unit.
         normalise: "mean", "max" or "none": see `comparable`.
         seed: for random criteria.
+        readers, moments: for criteria that see data: what `observe` gives.
 
     Raises:
         OptionError: an option that does not exist, or a criterion that finds nothing to read.
     """
     if seed < 0:
         raise OptionError(f"--seed {seed}: write a whole number from 0")
-    made = CRITERIA.get(criterion)(Context(coupling, combine, seed))
+    if criterion in SEEING and moments is None:
+        raise OptionError(f"--criterion {criterion} looks at activations: give --data (or --data synthetic)")
+    made = CRITERIA.get(criterion)(Context(coupling, combine, seed, readers, moments))
     return comparable(made, coupling.group_of, normalise)
 
 

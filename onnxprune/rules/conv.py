@@ -118,12 +118,18 @@ def conv_linear(n: NodeView) -> Linear:
     macs = prod(s for s in (*places[2:], *n.shape(1)[2:]) if isinstance(s, int))
     full, part = n.x(1, 0), n.x(1, 1)
     pads = n.attrs.get("pads") or ()
+    window = n.xs(0)[2:] if transposed else n.ys()[2:]
     return Linear(
         x=n.x(0, 1),
         w_in=full if transposed else part,
         w_out=part if transposed else full,
         y=n.y(1),
-        cost=(full, part, n.y(0)),
+        cost=(
+            full,
+            part,
+            n.y(0),
+            *(d for d, size in zip(window, places[2:], strict=True) if not isinstance(size, int)),
+        ),
         macs=float(macs),
         bias=n.names[2] if n.has(2) else None,
         bias_slot=2,

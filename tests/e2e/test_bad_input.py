@@ -221,7 +221,7 @@ def test_options_that_make_no_sense(fails: Fails, options: tuple[str, ...], word
     [
         ("prune", "net.onnx"),
         ("prune", *TO_SMALL),
-        ("prune", "net.onnx", *TO_SMALL, "--recover", "full"),
+        ("prune", "net.onnx", *TO_SMALL, "--recover", "all"),
         ("prune", "net.onnx", *TO_SMALL, "--scope", "all"),
         ("prune", "net.onnx", *TO_SMALL, "--threads", "0"),
         ("prune", "net.onnx", *TO_SMALL, "--shape", "1x3x8x8"),
@@ -250,8 +250,16 @@ def test_usage(run: Run, folder: Path, words: tuple[str, ...]) -> None:
     assert not (folder / "small.onnx").exists()
 
 
-def test_the_choices_of_recovery_are_named(run: Run) -> None:
-    assert "'none', 'auto'" in run("prune", "net.onnx", *TO_SMALL, "--recover", "channel").stderr
+def test_recovery_and_damage_need_data(fails: Fails) -> None:
+    assert "--recover channel fits weights to inputs: give --data" in fails(
+        "prune", "net.onnx", *TO_SMALL, *FAST, "--recover", "channel"
+    )
+    assert "--scope damage measures on inputs: give --data" in fails(
+        "prune", "net.onnx", *TO_SMALL, *FAST, "--scope", "damage"
+    )
+    assert "--criterion obs looks at activations: give --data" in fails(
+        "prune", "net.onnx", *TO_SMALL, *FAST, "--criterion", "obs"
+    )
 
 
 def absent() -> str:

@@ -20,7 +20,7 @@ def test_the_demo_prints_the_table_and_true_accuracies(run: Run, folder: Path) -
     start = time.monotonic()
     result = run("demo")
     assert result.exit_code == 0, (result.stderr, result.exception)
-    assert time.monotonic() - start < 20
+    assert time.monotonic() - start < 60
     for word in ("parameters", "MACs", "latency", "accuracy", "labelled images", "exact", "fidelity"):
         assert word in result.stdout
     assert all(len(line) <= 80 for line in result.stdout.splitlines())
@@ -28,7 +28,7 @@ def test_the_demo_prints_the_table_and_true_accuracies(run: Run, folder: Path) -
 
 
 def test_the_demo_takes_options_and_keeps_what_is_asked_for(run: Run) -> None:
-    words = ("--target", "macs=0.3", "--criterion", "l1", "--align", 1, "--bench-seconds", 0)
+    words = ("--target", "macs=0.3", "--criterion", "l1", "--recover", "none", "--align", 1, "--bench-seconds", 0)
     result = run("demo", "-o", "small.onnx", *words, "--json", "-", "--plan", "plan.json")
     assert result.exit_code == 0, (result.stderr, result.exception)
     record = json.loads(result.stdout)

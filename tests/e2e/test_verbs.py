@@ -127,7 +127,7 @@ def test_no_validate_says_that_nothing_was_proved(run: Run) -> None:
     assert "none: the models were not run" in result.stdout
 
 
-def test_recover_auto_is_none_in_this_version(run: Run) -> None:
+def test_without_data_nothing_is_recovered(run: Run) -> None:
     result = run("prune", "net.onnx", "-o", "small.onnx", *FAST, "--recover", "auto")
     assert "recovery     none: the remaining weights are as they were" in result.stdout
 
@@ -207,10 +207,14 @@ def test_list(run: Run, what: str, name: str, text: str) -> None:
 
 
 def test_choices_on_the_command_line_are_the_engines() -> None:
-    from onnxprune.allocation import SCOPES
     from onnxprune.cli import cli
     from onnxprune.criteria.base import COMBINE
+    from onnxprune.divergence import KINDS
+    from onnxprune.passes.prune_channels import SCOPES
+    from onnxprune.recovery import AUTO, METHODS
 
     choices = {p.name: getattr(p.type, "choices", None) for p in cli.commands["prune"].params}
     assert choices["scope"] == SCOPES
     assert choices["combine"] == COMBINE
+    assert choices["recover"] == (*METHODS, AUTO)
+    assert choices["distance"] == KINDS

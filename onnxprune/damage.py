@@ -1,0 +1,142 @@
+"""How much worse the answers get when one group is made narrower and repaired: measured, without labels.
+
+At a few widths of every group, the part of the model after it runs with the group's weights masked and its consumers
+repaired by the covariance of their inputs. Between the measured widths the damage follows the group's own error curve.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.calibrate import Statistics
+from onnxprune.consumers import Consumer
+from onnxprune.curves import Curve
+from onnxprune.divergence import Distance
+from onnxprune.graph import Graph
+from onnxprune.groups import Coupling
+from onnxprune.parts import Engine, Walk
+from onnxprune.patch import Patch
+from onnxprune.rules.base import Dim
+from onnxprune.solve import written_by
+from onnxprune.surgery import masked
+
+Floats = NDArray[np.float64]
+Index = NDArray[np.intp]
+
+SHARES = (0.125, 0.25, 0.5)  # of a group's units that go, where damage is measured
+STRENGTH = 1e-2  # of the ridge, of the mean variance
+
+
+@dataclass(frozen=True, eq=False)
+class Damage:
+    """Distance of the answers over the number of units gone, of one group: `at[k]`; rising, 0 at first."""
+
+    at: Floats
+    order: Index
+
+
+def repaired(reader: Consumer, gone: NDArray[np.bool_], stats: Statistics, method: str) -> Patch:
+    """A consumer that does without some of its channels: the others write them as the covariance says.
+
+    Args:
+        reader: the consumer.
+        gone: [channels of its input], true where they are taken away.
+        stats: of its input.
+        method: "bias": the channels count as their means alone.
+    """
+    w, mean = reader.weights, stats.first / max(stats.rows, 1)
+    each = w.shape[2]
+    new, offset = np.zeros_like(w), reader.offset.copy().reshape(len(w), -1)
+    covariance = stats.covariance
+    for i in range(len(w)):
+        span = slice(i * each, (i + 1) * each)
+        kept = np.flatnonzero(~gone[span])
+        if not kept.size:
+            offset[i] += w[i].sum(axis=2) @ mean[span]
+            continue
+        if kept.size == each:
+            new[i] = w[i]
+            continue
+        b = np.eye(each)[:, kept] if method == "bias" else written_by(covariance[span, span], kept, STRENGTH)
+        new[i][:, kept] = np.einsum("oct,ck->okt", w[i], b, optimize=True)
+        offset[i] += w[i].sum(axis=2) @ (mean[span] - b @ mean[span][kept])
+    return reader.patch(new, offset.reshape(-1) if reader.bias is not None else None)
+
+
+@dataclass(frozen=True, eq=False)
+class Gauge:
+    """Measures damage.
+
+    Attributes:
+        coupling: the model as it is now.
+        readers: its consumers.
+        moments: statistics of their inputs.
+        distance: from the answers of the original.
+        engine: where parts run; measurements run side by side, each in one thread.
+        method: the repair that is measured with.
+    """
+
+    coupling: Coupling
+    readers: Sequence[Consumer]
+    moments: Mapping[Dim, Statistics]
+    distance: Distance
+    engine: Engine
+    method: str = "full"
+
+    def measure(
+        self, walk: Walk, curves: Sequence[Curve], widths: Sequence[Sequence[int]], tell: Callable[[str], None]
+    ) -> list[dict[int, float]]:
+        """For every group: units gone -> distance of the answers.
+
+        Args:
+            walk: over the inputs on which it is measured, at the start of the model; it goes to the end.
+            curves: the order in which units go.
+            widths: for each group, the numbers of units gone at which it is measured.
+            tell: called with a line of progress.
+        """
+        graph = self.coupling.graph
+        found: list[dict[int, float]] = [{} for _ in curves]
+        starts = [self._start(g) for g in range(len(curves))]
+        one = Engine(self.engine.provider, 1)
+        workers = self.engine.threads or os.cpu_count() or 1
+        order = sorted((g for g in range(len(curves)) if widths[g]), key=lambda g: starts[g])
+        with ThreadPoolExecutor(workers) as pool:
+            for number, g in enumerate(order):
+                tell(f"damage {number + 1}/{len(order)}")
+                walk.go(min(starts[g], len(graph.nodes)))
+                patches = [self._patch(curves[g], k) for k in widths[g]]
+                results = pool.map(lambda p: self.distance(walk.rest(p, self.distance.values, one)), patches)
+                found[g] = dict(zip(widths[g], results, strict=True))
+        return found
+
+    def _patch(self, curve: Curve, count: int) -> Patch:
+        """The model without the first `count` units of a group: masked, and its consumers repaired."""
+        removed = np.zeros(self.coupling.units + 1, dtype=bool)  # the last one stands for locked channels
+        removed[curve.order[:count]] = True
+        patch = masked(self.coupling, removed[:-1])
+        for reader in self.readers:
+            gone = removed[reader.units]
+            if self.method != "none" and reader.mixes and reader.x in self.moments and gone.any():
+                patch |= repaired(reader, gone, self.moments[reader.x], self.method)
+        return patch
+
+    def _start(self, group: int) -> int:
+        """The first node that computes with a parameter of a group."""
+        members = {m.constant for m in self.coupling.groups[group].members}
+        return min((i for name in members for i in _users(self.coupling.graph, name)), default=0)
+
+
+def _users(graph: Graph, name: str) -> Iterator[int]:
+    """Nodes that read a constant, or what is made of it alone."""
+    for node, _ in graph.consumers.get(name, ()):
+        if node.outputs and node.outputs[0] in graph.fixed:
+            for made in node.outputs:
+                yield from _users(graph, made)
+        else:
+            yield node.index

@@ -1,0 +1,279 @@
+"""How far a model's answers are from the original's, without labels: a distance that suits what the outputs are.
+
+What is compared is chosen from the graph and from the values that the original gives:
+
+- logits: in front of a Softmax or an ArgMax, less their mean over the classes (a saturated softmax shows nothing);
+- boxes: [samples, anchors, features] with scores and boxes; an anchor counts as much as its score says, and boxes are
+  off by pixels;
+- values: everything else (maps of probabilities, embeddings, regressions), less the mean of each feature.
+
+Logits and values are errors relative to their own variance: 0 is equal, 1 as bad as no answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto
+
+from onnxprune.errors import DataError, OptionError
+from onnxprune.feeds import Array, Feed
+from onnxprune.graph import Graph, Node
+from onnxprune.parts import Engine, Walk
+from onnxprune.patch import NOTHING
+
+Floats = NDArray[np.float64]
+Outputs = Mapping[str, Array]
+
+KINDS = ("auto", "logits", "boxes", "values")
+SOFT = frozenset({"Softmax", "LogSoftmax"})
+# What an answer may have gone through after the numbers that it was made from.
+CHOICES = frozenset({"ArgMax", "TopK", "Hardmax"})
+PLAIN = frozenset({"Identity", "Cast", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose"})
+PIXELS = 4.0  # a box that is off by so much counts as much as a score that is off by 1
+SIDE = 320.0  # of a picture whose boxes are fractions of it
+
+
+@dataclass(frozen=True)
+class Target:
+    """A value that is compared. `axis`: of the classes, the features or the anchors' features."""
+
+    value: str
+    kind: str
+    axis: int
+
+
+def targets(graph: Graph, kind: str = "auto") -> tuple[Target, ...]:
+    """The values that are compared: the outputs, or the numbers that they are made from.
+
+    Args:
+        graph: the model.
+        kind: "auto", or one of `KINDS` for all outputs.
+
+    Raises:
+        OptionError: there is no such kind.
+        DataError: no output is made from numbers that could be compared.
+    """
+    if kind not in KINDS:
+        raise OptionError(f"--distance {kind}: choose one of {', '.join(KINDS)}")
+    weighted = _weighted(graph)
+    found: dict[str, Target] = {}
+    for output in graph.outputs:
+        for name, soft in _sources(graph, output):
+            if name not in weighted:
+                continue
+            rank = len(graph.shapes.get(name) or ())
+            if soft is not None and kind in ("auto", "logits"):
+                axis = int(soft.attrs.get("axis", -1 if graph.opset >= 13 or soft.op == "ArgMax" else 1))
+                axis = 0 if soft.op == "ArgMax" and "axis" not in soft.attrs else axis
+                found[name] = Target(name, "logits", axis % max(rank, 1))
+            else:
+                made = kind if kind != "auto" else "values"
+                found[name] = Target(name, made, 1 if rank == 4 else max(rank - 1, 0))
+    if not found:
+        raise DataError(
+            f"{graph.name}: no output is made from numbers to compare; prune without: --criterion l2 --recover none"
+        )
+    return tuple(found.values())
+
+
+@dataclass(eq=False)
+class Distance:
+    """The distance of other outputs from those of the original on the same batches.
+
+    Attributes:
+        compared: the values that are compared.
+        reference: what the original gives for each batch.
+    """
+
+    compared: tuple[Target, ...]
+    reference: Sequence[Outputs]
+    _boxes: tuple[_Boxes, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Recognise boxes."""
+        known = [t for t in self.compared if t.kind != "logits" or len(self.compared) > 1]
+        asked = any(t.kind == "boxes" for t in self.compared)
+        self._boxes = _find_boxes(known, self.reference, asked)
+
+    @property
+    def kind(self) -> str:
+        """What is measured, in words."""
+        plain = {t.kind for t in self._plain}
+        return " and ".join(sorted(plain | ({"boxes"} if self._boxes else set())))
+
+    @property
+    def values(self) -> list[str]:
+        """What has to be fetched."""
+        return [t.value for t in self.compared]
+
+    @property
+    def _plain(self) -> list[Target]:
+        taken = {name for boxes in self._boxes for name in boxes.names}
+        return [t for t in self.compared if t.value not in taken]
+
+    def __call__(self, others: Iterable[Outputs]) -> float:
+        """Mean over the compared values; infinite where shapes differ or numbers are not finite."""
+        error, power = np.zeros(len(self._plain)), np.zeros(len(self._plain))
+        boxes = [0.0 for _ in self._boxes]
+        for mine, other in zip(self.reference, others, strict=True):
+            for number, target in enumerate(self._plain):
+                a, b = mine[target.value], other[target.value]
+                if a.shape != b.shape:
+                    return float("inf")
+                a, b = a.astype(np.float64), b.astype(np.float64)
+                if target.kind == "logits":
+                    a, b = (v - v.mean(axis=target.axis, keepdims=True) for v in (a, b))
+                error[number] += np.square(a - b).sum()
+                power[number] += np.square(a - self._mean(target)).sum()
+            for number, each in enumerate(self._boxes):
+                boxes[number] += each.distance(mine, other)
+        if not (np.isfinite(error).all() and np.isfinite(power).all()):
+            return float("inf")
+        varies = power > 0  # a constant answer is right or wrong
+        parts = [*np.where(varies, error / np.where(varies, power, 1.0), error > 0)]
+        parts += [b / max(len(self.reference), 1) for b in boxes]
+        result = float(np.mean(parts))
+        return result if np.isfinite(result) else float("inf")
+
+    def _mean(self, target: Target) -> Any:
+        """Of each feature, over all batches; of logits it is zero by now."""
+        if target.kind == "logits":
+            return 0.0
+        if target.value not in self._means:
+            arrays = [np.moveaxis(r[target.value], target.axis, -1) for r in self.reference]
+            flat = np.concatenate([a.reshape(-1, a.shape[-1]) for a in arrays]).astype(np.float64)
+            shape = [1] * arrays[0].ndim
+            shape[target.axis] = -1
+            self._means[target.value] = flat.mean(axis=0).reshape(shape)
+        return self._means[target.value]
+
+    _means: dict[str, Floats] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class _Boxes:
+    """Scores and boxes of the same anchors.
+
+    Attributes:
+        names: the values that they are in, one or more, each [samples, anchors, features] (`last`) or
+            [samples, features, anchors].
+        last: whether features come last.
+        scores: which of all features are scores; the others are boxes.
+        unit: how far a box may be off to count as 1.
+    """
+
+    names: tuple[str, ...]
+    last: bool
+    scores: NDArray[np.bool_]
+    unit: float
+
+    def distance(self, mine: Outputs, other: Outputs) -> float:
+        """Squared error of scores, relative, and of boxes in units, weighed by score."""
+        a, b = self._joined(mine), self._joined(other)
+        if a.shape != b.shape:
+            return float("inf")
+        sure = np.maximum(a[..., self.scores], 0.0)
+        weight = sure.max(axis=-1)
+        off = np.square(a[..., ~self.scores] - b[..., ~self.scores]).mean(axis=-1) / self.unit**2
+        classes = np.square(a[..., self.scores] - b[..., self.scores]).sum() / max(np.square(sure).sum(), 1e-12)
+        # Weight squared: the many anchors with a little score must not outweigh the few that are shown.
+        return float(classes + (weight**2 * np.minimum(off, 16.0)).sum() / max((weight**2).sum(), 1e-12))
+
+    def _joined(self, outputs: Outputs) -> Floats:
+        parts = [outputs[n] if self.last else np.moveaxis(outputs[n], 1, 2) for n in self.names]
+        return np.concatenate(parts, axis=2).astype(np.float64)
+
+
+def _find_boxes(known: Sequence[Target], reference: Sequence[Outputs], asked: bool) -> tuple[_Boxes, ...]:
+    """Values that hold anchors with scores and boxes: in one value, or in several with as many anchors."""
+    by_anchors: dict[tuple[int, bool], list[str]] = {}
+    for target in known:
+        shape = reference[0][target.value].shape
+        if len(shape) == 3 and max(shape[1:]) >= 100 and min(shape[1:]) * 2 <= max(shape[1:]):
+            last = shape[2] < shape[1]
+            by_anchors.setdefault((max(shape[1:]), last), []).append(target.value)
+    found = []
+    for (_, last), names in by_anchors.items():
+        features = [np.moveaxis(np.concatenate([r[n] for r in reference]), 2 if last else 1, -1) for n in names]
+        low, high = (
+            np.concatenate([f(v.reshape(-1, v.shape[-1]), axis=0) for v in features]) for f in (np.min, np.max)
+        )
+        scores = (low >= -1e-6) & (high <= 1 + 1e-6)
+        widths = [v.shape[-1] for v in features]
+        unit = PIXELS
+        if scores.all() and 4 in widths and len(names) > 1:  # boxes as fractions of the picture
+            place = sum(widths[: widths.index(4)])
+            scores[place : place + 4], unit = False, PIXELS / SIDE
+        if scores.any() and (~scores).sum() >= 4 and ((~scores).sum() <= 8 or asked):
+            found.append(_Boxes(tuple(names), last, scores, unit))
+    return tuple(found)
+
+
+def _sources(graph: Graph, output: str) -> Iterable[tuple[str, Node | None]]:
+    """The numbers that an output is made from, each with the Softmax or ArgMax that reads them."""
+    name, chooser = output, None
+    while (node := graph.producer.get(name)) is not None and not node.domain:
+        if node.op in SOFT:
+            return [(node.inputs[0], node)]
+        if node.op in CHOICES:
+            chooser = node if node.op == "ArgMax" else chooser
+        elif node.op == "NonMaxSuppression":
+            return [(n, None) for n in node.inputs[:2]]
+        elif node.op not in PLAIN:
+            break
+        name = node.inputs[0]
+    if chooser is not None:
+        return [(name, chooser)]
+    return [(output, None)] if _is_float(graph, output) else [(n, None) for n in _floats_behind(graph, output)]
+
+
+def _floats_behind(graph: Graph, name: str) -> list[str]:
+    """The nearest float values from which an integer value is computed."""
+    queue, seen, found = [name], {name}, list[str]()
+    for value in queue:
+        node = graph.producer.get(value)
+        for source in () if node is None else node.inputs:
+            if source and source not in seen and source not in graph.fixed:
+                seen.add(source)
+                (found if _is_float(graph, source) else queue).append(source)
+    return found
+
+
+def _is_float(graph: Graph, name: str) -> bool:
+    infos = (*graph.shell.graph.output, *graph.shell.graph.value_info, *graph.shell.graph.input)
+    kind = next((i.type.tensor_type.elem_type for i in infos if i.name == name), TensorProto.FLOAT)
+    return kind in _FLOAT_TYPES
+
+
+_FLOAT_TYPES = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16})
+
+
+def _weighted(graph: Graph) -> frozenset[str]:
+    """Values that depend on inputs and on weights."""
+    found: set[str] = set()
+    parameters = set(graph.parameters)
+    fixed_by_weights: set[str] = set(parameters)
+    for node in graph.nodes:
+        reads = (*node.inputs, *node.captures)
+        if any(n in fixed_by_weights for n in reads) or node.captures:
+            fixed_by_weights.update(node.outputs)
+        if any(n in fixed_by_weights for n in reads):
+            found.update(n for n in node.outputs if n not in graph.fixed)
+    return frozenset(found)
+
+
+def signatures(graph: Graph, feeds: Sequence[Feed], engine: Engine) -> Floats:
+    """[feeds, anything]: what the model answers to each, in short: the mean of every feature of what is compared."""
+    compared = targets(graph)
+    walk = Walk(graph, feeds, engine)
+    found = []
+    for outputs in walk.rest(NOTHING, [t.value for t in compared], engine):
+        short = [np.moveaxis(outputs[t.value], t.axis, -1) for t in compared]
+        found.append(np.concatenate([v.reshape(-1, v.shape[-1]).mean(axis=0, dtype=np.float64) for v in short]))
+    width = min(map(len, found))
+    return np.asarray(np.nan_to_num(np.stack([f[:width] for f in found])))

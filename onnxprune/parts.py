@@ -1,0 +1,226 @@
+"""A model run part by part: the values that cross the cut between two parts are kept for every batch of inputs.
+
+So a long walk through a model, stopping at every layer, costs one run of it; and what comes after a cut can be run
+again and again, with other weights, without what comes before.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from onnx import ModelProto, NodeProto, ValueInfoProto, helper
+
+from onnxprune.errors import ModelError
+from onnxprune.feeds import Array, Feed
+from onnxprune.graph import PROTOBUF_LIMIT, Graph
+from onnxprune.patch import NOTHING, Patch
+from onnxprune.runtime import LEAN, run, session
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+IN_MEMORY = 3 << 29  # bytes of values kept in memory; the rest goes to files
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Where parts run."""
+
+    provider: str = "cpu"
+    threads: int | None = None
+
+    def session(self, model: ModelProto) -> InferenceSession:
+        """A session that keeps no memory between runs: many come and go."""
+        return session(model, self.provider, self.threads, arena=False, config=LEAN)
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """How a model falls into parts: nodes by index, in the order of the file."""
+
+    graph: Graph
+
+    def part(
+        self,
+        start: int,
+        stop: int,
+        inputs: Mapping[str, np.dtype[Any]],
+        outputs: Sequence[str],
+        patch: Patch = NOTHING,
+    ) -> ModelProto:
+        """The model that computes `outputs` from `inputs`, values that are there before node `start`.
+
+        Weights, and what is made of weights alone, are part of it wherever they stand.
+
+        Raises:
+            ModelError: its weights are more than a message holds.
+        """
+        graph = self.graph
+        needed, nodes = set(outputs), []
+        for node in reversed(graph.nodes[:stop]):
+            fixed = node.index < start and bool(node.outputs) and node.outputs[0] in graph.fixed
+            if (node.index >= start or fixed) and needed.intersection(node.outputs):
+                if node.outputs[0] in graph.constants:
+                    continue
+                nodes.append(node)
+                needed.update(filter(None, (*node.inputs, *node.captures)))
+        protos = [_copy(node.proto) for node in reversed(nodes)]
+        fresh = patch.rewire(protos, graph)
+        needed.update(name for proto in protos for name in proto.input)
+        weights = [patch.tensor(graph, name) for name in sorted(needed & graph.constants.keys())]
+        if sum(t.ByteSize() for t in weights) >= PROTOBUF_LIMIT:
+            raise ModelError(f"{graph.name}: too big to be run in parts; use --criterion l2 and --recover none")
+        given = [
+            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(dtype), None)
+            for name, dtype in inputs.items()
+            if name in needed and name not in graph.constants
+        ]
+        made = helper.make_graph(protos, "part", given, [ValueInfoProto(name=n) for n in outputs], [*weights, *fresh])
+        model = helper.make_model(made, opset_imports=graph.proto.opset_import)
+        model.ir_version = max(4, graph.proto.ir_version)
+        model.functions.extend(graph.proto.functions)
+        return model
+
+    def crossing(self, stop: int) -> list[str]:
+        """Values that nodes before `stop` compute, or inputs, and that are needed from there on."""
+        return [name for name, last in self._last.items() if self._made.get(name, -1) < stop <= last]
+
+    @cached_property
+    def _made(self) -> dict[str, int]:
+        return {name: node.index for node in self.graph.nodes for name in node.outputs if name}
+
+    @cached_property
+    def _last(self) -> dict[str, int]:
+        """Value that is computed from inputs -> the last node that reads it; outputs are needed to the end."""
+        graph, last = self.graph, {}
+        for node in graph.nodes:
+            for name in (*node.inputs, *node.captures):
+                if name and name not in graph.fixed and name not in graph.constants:
+                    last[name] = node.index
+        computed = set(self._made) | set(graph.inputs)
+        last |= {name: len(graph.nodes) for name in graph.outputs if name in computed}
+        return last
+
+
+class Walk:
+    """Runs a model over batches from its inputs to its outputs, in as many steps as the caller likes."""
+
+    def __init__(self, graph: Graph, batches: Iterable[Feed], engine: Engine) -> None:
+        """`batches`: what the model is fed with; kept, as all values that cross the place where the walk stands."""
+        self.parts, self.engine, self.at, self.patch = Parts(graph), engine, 0, NOTHING
+        self._shelf = _Shelf()
+        self._values = [{name: self._shelf.put(value) for name, value in feed.items()} for feed in batches]
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def close(self) -> None:
+        """Forget all values."""
+        self._values.clear()
+        self._shelf.close()
+
+    def advance(self, stop: int, wanted: Sequence[str] = ()) -> Iterator[dict[str, Array]]:
+        """Run all nodes before `stop`; for each batch the wanted values. The iterator has to be used up.
+
+        Args:
+            stop: index of the first node that does not run yet.
+            wanted: values that are there before `stop`.
+
+        Raises:
+            ModelError: ONNX Runtime does not run the model; a value that is no tensor crosses the cut.
+        """
+        crossing = self.parts.crossing(stop)
+        here = self._values[0] if self._values else {}
+        new = [n for n in dict.fromkeys((*wanted, *crossing)) if n not in here]
+        ready = None
+        if new and here:
+            model = self.parts.part(self.at, stop, {n: v.dtype for n, v in here.items()}, new, self.patch)
+            ready = self.engine.session(model), [i.name for i in model.graph.input]
+        for values in self._values:
+            made = {}
+            if ready:
+                made = run(ready[0], {name: self._shelf.get(values[name]) for name in ready[1]}, new)
+            result = {n: made[n] if n in made else self._shelf.get(values[n]) for n in wanted}
+            for name in [n for n in values if n not in crossing]:
+                self._shelf.drop(values.pop(name))
+            for name in crossing:
+                if name in made:
+                    if not isinstance(made[name], np.ndarray):
+                        raise ModelError(f"{self.parts.graph.name}: {name!r} is no tensor; use --recover none")
+                    values[name] = self._shelf.put(made[name])
+            yield result
+        self.at = stop
+
+    def go(self, stop: int) -> None:
+        """Run all nodes before `stop`."""
+        for _ in self.advance(stop):
+            pass
+
+    def rest(self, patch: Patch, outputs: Sequence[str], engine: Engine) -> Iterator[dict[str, Array]]:
+        """The outputs for every batch, if from here on the model had other weights; the walk stays where it is."""
+        here = self._values[0]
+        new = [name for name in outputs if name not in here]
+        ready = None
+        if new:
+            stop = len(self.parts.graph.nodes)
+            model = self.parts.part(self.at, stop, {n: v.dtype for n, v in here.items()}, new, self.patch | patch)
+            ready = engine.session(model), [i.name for i in model.graph.input]
+        for values in self._values:
+            found = {n: self._shelf.get(values[n]) for n in outputs if n in values}
+            if ready:
+                found |= run(ready[0], {name: self._shelf.get(values[name]) for name in ready[1]}, new)
+            yield found
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A value on the shelf: the array, or the file that has it."""
+
+    value: Array | Path
+    dtype: np.dtype[Any]
+    nbytes: int
+
+
+class _Shelf:
+    """Arrays that wait: in memory as far as there is room, else in files."""
+
+    def __init__(self) -> None:
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._bytes = self._files = 0
+
+    def put(self, array: Array) -> _Kept:
+        if self._bytes + array.nbytes <= IN_MEMORY:
+            self._bytes += array.nbytes
+            return _Kept(array, array.dtype, array.nbytes)
+        self._folder = self._folder or tempfile.TemporaryDirectory(prefix="onnxprune-")
+        self._files += 1
+        path = Path(self._folder.name) / f"{self._files}.npy"
+        np.save(path, array)
+        return _Kept(path, array.dtype, array.nbytes)
+
+    def get(self, kept: _Kept) -> Array:
+        return np.load(kept.value) if isinstance(kept.value, Path) else kept.value
+
+    def drop(self, kept: _Kept) -> None:
+        if isinstance(kept.value, Path):
+            kept.value.unlink()
+        else:
+            self._bytes -= kept.nbytes
+
+    def close(self) -> None:
+        self._bytes = 0
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
+
+
+def _copy(proto: NodeProto) -> NodeProto:
+    copy = NodeProto()
+    copy.CopyFrom(proto)
+    return copy

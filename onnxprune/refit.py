@@ -1,0 +1,205 @@
+"""One layer of a cut model: the repairs that are tried, and the one that is best on samples it was not fitted to.
+
+- none: the weights as they are;
+- bias: a new bias alone;
+- channel: the C x C map of lost channels onto kept ones, folded into every tap;
+- full: least squares on sampled im2col rows, drawn to the weights or to the map.
+
+Maps and least squares are tried at several ridges: between them lies everything from interpolation of a few samples to
+hardly a change.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.consumers import Consumer
+from onnxprune.patch import NOTHING, Patch
+from onnxprune.solve import error, ridge
+
+Array = NDArray[Any]
+Floats = NDArray[np.float64]
+
+ROWS = 16384  # im2col rows that a layer is fitted to, at most
+PER_FEATURE = 12  # rows for each feature
+FEATURES = 4608  # with more than these, the map has to do
+RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # in units of the mean variance
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What became of a layer: the repair that was chosen, and the error of its result before and after.
+
+    Errors are relative to the variance of the original's result, on samples that it was not fitted to.
+    """
+
+    node: str
+    method: str
+    ridge: float | None
+    before: float
+    after: float
+
+
+@dataclass(eq=False)
+class Moments:
+    """Sums over rows of features [groups, F] and targets [groups, O]."""
+
+    count: int = 0
+    f: Any = 0.0
+    ff: Any = 0.0
+    y: Any = 0.0
+    yf: Any = 0.0
+    yy: Any = 0.0
+
+    def add(self, features: Array, targets: Array) -> None:
+        """More rows: [rows, groups, F] and [rows, groups, O]; products in their type, sums in float64."""
+        self.count += len(features)
+        x, y = (np.ascontiguousarray(np.moveaxis(a, 0, 1)) for a in (features, targets))
+        self.f = self.f + x.sum(axis=1, dtype=np.float64)
+        self.y = self.y + y.sum(axis=1, dtype=np.float64)
+        self.ff = self.ff + x.swapaxes(1, 2) @ x
+        self.yf = self.yf + y.swapaxes(1, 2) @ x
+        self.yy = self.yy + np.square(y, dtype=np.float64).sum(axis=(1, 2))
+
+    def __add__(self, other: Moments) -> Moments:
+        """Of all rows."""
+        return Moments(*(getattr(self, n) + getattr(other, n) for n in ("count", "f", "ff", "y", "yf", "yy")))
+
+    def centred(self, free: bool) -> tuple[Floats, Floats, float]:
+        """Means of f fᵀ, y fᵀ and yᵀ y; about the means of f and y where a bias is free."""
+        n = max(self.count, 1)
+        gram, cross, power = (np.asarray(a, dtype=np.float64) / n for a in (self.ff, self.yf, self.yy))
+        if free:
+            f, y = self.f / n, self.y / n
+            gram = gram - f[:, :, None] * f[:, None, :]
+            cross = cross - y[:, :, None] * f[:, None, :]
+            power = power - np.square(y).sum(axis=1)
+        return gram, cross, float(np.sum(power))
+
+    def offset(self, w: Floats) -> Floats:
+        """[groups, O]: the bias with which W is right in the mean."""
+        n = max(self.count, 1)
+        return np.asarray((self.y - np.einsum("gof,gf->go", w, self.f)) / n)
+
+    def risk(self, w: Floats, offset: Floats | None) -> float:
+        """Mean squared error of W f + offset; without an offset, of W f."""
+        if offset is None:
+            return error(w, *self.centred(False))
+        lean = np.square(self.offset(w) - offset).sum()
+        return error(w, *self.centred(True)) + float(lean)
+
+
+class _Repair(NamedTuple):
+    """Weights [groups, O, F] and how they came about."""
+
+    method: str
+    ridge: float | None
+    w: Floats
+    prior: Floats | None = None
+
+
+class Refit:
+    """Collects rows of one layer, then repairs it."""
+
+    def __init__(
+        self, whole: Consumer, cut: Consumer, kept: tuple[Any, Any], samples: int, method: str, rng: np.random.Generator
+    ) -> None:
+        """Nothing is collected yet.
+
+        Args:
+            whole: the layer in the original.
+            cut: the same layer in the cut model.
+            kept: the channels of its input and of its result that the cut model has.
+            samples: that will come.
+            method: the most that is tried.
+            rng: draws places.
+        """
+        self.whole, self.cut, self.method, self.rng = whole, cut, method, rng
+        self.kept_x, self.kept_y = kept
+        features = cut.weights.shape[2] * cut.weights.shape[3]
+        self.each = max(1, -(-min(ROWS, max(ROWS // 4, PER_FEATURE * features)) // max(samples, 1)))
+        self.free = cut.bias is not None
+        self.rows = Moments(), Moments()  # to fit to, to choose with
+        self.maps = Moments(), Moments()
+        self.maps_too = method in ("channel", "full")
+        self.fits_too = method == "full" and features <= FEATURES
+
+    def add(self, choosing: bool, x: Array, y: Array, thin: Array) -> None:
+        """A batch: the original's input and result, and the cut model's input."""
+        places = self.cut.places(thin.shape, y.shape, self.each, self.rng)
+        features, targets = self.cut.features(thin, places), self.whole.targets(y, places)[:, self.kept_y]
+        groups = self.cut.groups
+        self.rows[choosing].add(features.reshape(len(features), groups, -1), targets.reshape(len(targets), groups, -1))
+        if self.maps_too:
+            wide, narrow = (np.moveaxis(v, self.whole.x.axis, -1) for v in (x, thin))
+            wide, narrow = wide.reshape(-1, wide.shape[-1]), narrow.reshape(-1, narrow.shape[-1])
+            drawn = np.sort(self.rng.permutation(len(wide))[: self.each * max(1, x.shape[0])])
+            wide, narrow = (v[drawn].astype(np.float32, copy=False) for v in (wide, narrow))
+            self.maps[choosing].add(narrow.reshape(len(drawn), groups, -1), wide.reshape(len(drawn), groups, -1))
+
+    def best(self, everything: bool) -> tuple[Patch, Layer]:
+        """The best repair, and what is said about it.
+
+        Args:
+            everything: fit the chosen repair once more, to all rows.
+        """
+        fit, check = self.rows
+        maps = self.maps[0]
+        if not check.count or not fit.count:  # too few samples to hold some out
+            fit = check = fit + check
+            maps = maps + self.maps[1]
+        plain = self.cut.weights.reshape(self.cut.groups, self.cut.weights.shape[1], -1)
+
+        def risk(repair: _Repair) -> float:
+            return check.risk(repair.w, fit.offset(repair.w) if self.free else None)
+
+        before = check.risk(plain, self.cut.offset.reshape(plain.shape[:2]) if self.free else None)
+        tried = [_Repair("bias", None, plain)] if self.free else []
+        tried += [_Repair("channel", strength, self._mapped(maps, strength)) for strength in RIDGES if maps.count]
+        ranked = sorted((risk(repair), number) for number, repair in enumerate(tried))
+        if self.fits_too:
+            priors = [plain] + [tried[number].w for _, number in ranked[:1] if tried[number].method == "channel"]
+            fits = [self._fitted(fit, prior, strength) for prior in priors for strength in RIDGES]
+            ranked += [(risk(repair), len(tried) + number) for number, repair in enumerate(fits)]
+            tried += fits
+        least, number = min(ranked, default=(np.inf, -1))
+        scale = max(check.centred(self.free)[2], np.finfo(float).tiny)
+        name = self.cut.node.label
+        if not least < before:
+            return NOTHING, Layer(name, "none", None, before / scale, before / scale)
+        found = tried[number]
+        if everything and fit is not check:
+            fit, maps = fit + check, maps + self.maps[1]
+            found = self._again(found, fit, maps)
+        offset = fit.offset(found.w).reshape(-1) if self.free else None
+        patch = self.cut.patch(found.w.reshape(self.cut.weights.shape), offset)
+        return patch, Layer(name, found.method, found.ridge, before / scale, least / scale)
+
+    def _again(self, found: _Repair, fit: Moments, maps: Moments) -> _Repair:
+        """The same repair with other rows."""
+        if found.method == "channel" and found.ridge is not None:
+            return found._replace(w=self._mapped(maps, found.ridge))
+        if found.prior is not None and found.ridge is not None:
+            return self._fitted(fit, found.prior, found.ridge)
+        return found
+
+    def _fitted(self, fit: Moments, prior: Floats, strength: float) -> _Repair:
+        gram, cross, _ = fit.centred(self.free)
+        return _Repair("full", strength, ridge(gram, cross, prior, strength), prior)
+
+    def _mapped(self, maps: Moments, strength: float) -> Floats:
+        """The original's weights on its channels, written by those that the cut model has: B in every tap."""
+        gram, cross, _ = maps.centred(self.free)
+        identity = np.zeros(cross.shape)
+        for group, kept in enumerate(self.kept_x.reshape(cross.shape[:2])):
+            index = np.flatnonzero(kept)
+            identity[group, index, np.arange(index.size)] = 1.0  # a kept channel writes itself
+        b = ridge(gram, cross, identity, strength)
+        whole = self.whole.weights
+        rows = whole.reshape(-1, *whole.shape[2:])[self.kept_y].reshape(len(whole), -1, *whole.shape[2:])
+        mapped = np.moveaxis(rows, 2, 3) @ b[:, None]  # [groups, O, taps, channels] x [channels, kept]
+        return np.asarray(np.moveaxis(mapped, 3, 2).reshape(*mapped.shape[:2], -1))

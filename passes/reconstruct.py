@@ -1,0 +1,59 @@
+"""Fit the weights of a cut model to the answers of the model that it was cut from."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from onnxprune.coupling import couple
+from onnxprune.errors import OptionError
+from onnxprune.graph import Graph
+from onnxprune.parts import Engine
+from onnxprune.passes import register
+from onnxprune.patch import patched
+from onnxprune.plan import removed_units
+from onnxprune.recovery import AUTO, Pair, recover, resolve_method
+from onnxprune.stages import distance_of, off
+from onnxprune.steps import Context, Outcome
+
+
+@register("reconstruct")
+@dataclass(frozen=True)
+class Reconstruct:
+    """Restore the answers of a cut model in closed form: biases, channel maps, least squares; no labels, no gradients.
+
+    Attributes:
+        method: the most that is tried for a layer: none, bias, channel or full; "auto" is full.
+        seed: of the places that are sampled in the data.
+        distance: how answers are compared: auto, logits, boxes or values.
+    """
+
+    method: str = AUTO
+    seed: int = 0
+    distance: str = "auto"
+
+    def __call__(self, graph: Graph, context: Context) -> Outcome:
+        """Fit, layer after layer; the result stays if it is nearer to the original on inputs that were put aside."""
+        method = resolve_method(self.method)
+        if context.before is None or context.plan is None:
+            raise OptionError("reconstruct: there is no cut to recover from; put it after a pass that cuts")
+        if method == "none":
+            return Outcome(graph.proto)
+        samples, engine = context.samples(graph), Engine(context.provider, context.threads)
+        with context.stage("recovery"):
+            original = couple(context.before, context.plan.options)
+            pair = Pair(original, removed_units(original, context.plan), graph)
+            distance = distance_of(original.graph, samples.aside, engine, self.distance)
+            before = off(distance, graph, samples.aside, engine)
+            patch, layers = recover(
+                pair, samples.fit, samples.choose, method, engine, self.seed, everything=True, tell=context.on_stage
+            )
+            after = off(distance, graph, samples.aside, engine, patch)
+            worse = not after < before
+            model = graph.proto if worse else context.make(lambda store: patched(graph, patch, store))
+        found = {
+            "samples": samples.counts,
+            "source": context.data.kind if context.data else None,
+            "distance": {"kind": distance.kind, "before": before, "after": after},
+            "layers": [asdict(layer) for layer in layers],
+        }
+        return Outcome(model, {"recover": "none" if worse else method, "recovery": found})

@@ -1,0 +1,167 @@
+"""How far answers are off."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from onnx import ModelProto, TensorProto
+
+from onnxprune.divergence import Distance, Target, signatures, targets
+from onnxprune.errors import DataError, OptionError
+from onnxprune.graph import load
+from onnxprune.parts import Engine
+from onnxprune.testing import Builder
+
+Array = NDArray[Any]
+
+
+def classifier(*tail: tuple[str, dict[str, Any]], opset: int = 17) -> ModelProto:
+    """A classifier whose logits go through further operators."""
+    b = Builder(opset)
+    y = b.op("Flatten", b.op("GlobalAveragePool", b.conv(b.input("x", "N", 3, 6, 6), 8)))
+    y = b.op("Gemm", y, b.weight(5, 8), transB=1, name="logits")
+    for op, attrs in tail:
+        y = b.op(op, y, **attrs)
+    return b.model(y)
+
+
+def segmenter(**attrs: Any) -> ModelProto:
+    b = Builder()
+    y = b.conv(b.input("x", "N", 3, 6, 6), 8)
+    y = b.op("Conv", b.op("Relu", y), b.weight(4, 8, 1, 1), name="logits")
+    return b.model(b.op("ArgMax", y, **attrs))
+
+
+def values(rng: np.random.Generator, *shape: int) -> Array:
+    return rng.standard_normal(shape).astype(np.float32)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.mark.parametrize(
+    "tail",
+    [
+        [("Softmax", {"axis": 1})],
+        [("Softmax", {})],
+        [("LogSoftmax", {"axis": -1})],
+        [("ArgMax", {"axis": 1})],
+        [("Softmax", {"axis": 1}), ("ArgMax", {"axis": 1})],
+        [("Softmax", {"axis": 1}), ("Cast", {"to": TensorProto.FLOAT16}), ("Identity", {})],
+    ],
+)
+def test_logits_are_compared(tail: list[tuple[str, dict[str, Any]]]) -> None:
+    assert targets(load(classifier(*tail))) == (Target("logits", "logits", 1),)
+
+
+def test_a_softmax_of_an_old_operator_set() -> None:
+    assert targets(load(classifier(("Softmax", {}), opset=11))) == (Target("logits", "logits", 1),)
+
+
+def test_an_argmax_over_maps() -> None:
+    assert targets(load(segmenter(axis=1))) == (Target("logits", "logits", 1),)
+    assert targets(load(segmenter())) == (Target("logits", "logits", 0),)
+
+
+def test_plain_outputs_are_values() -> None:
+    assert targets(load(classifier())) == (Target("logits", "values", 1),)
+    found = targets(load(classifier(("Sigmoid", {}))))
+    assert [(t.kind, t.axis) for t in found] == [("values", 1)] and found[0].value != "logits"
+
+
+def test_a_kind_can_be_asked_for() -> None:
+    graph = load(classifier(("Softmax", {"axis": 1})))
+    assert targets(graph, "values")[0].kind == "values"
+    assert targets(graph, "logits")[0].kind == "logits"
+    with pytest.raises(OptionError, match="--distance other"):
+        targets(graph, "other")
+
+
+def test_outputs_that_nothing_is_learned_for() -> None:
+    b = Builder()
+    with pytest.raises(DataError, match="no output is made from numbers"):
+        targets(load(b.model(b.op("Relu", b.input("x", 2, 3)))))
+
+
+@pytest.mark.parametrize("kind", ["logits", "values"])
+def test_equal_is_zero(rng: np.random.Generator, kind: str) -> None:
+    outputs = [{"y": values(rng, 4, 5)} for _ in range(3)]
+    distance = Distance((Target("y", kind, 1),), outputs)
+    assert distance(outputs) == 0.0
+    assert distance.kind == kind and distance.values == ["y"]
+
+
+def test_logits_may_be_shifted(rng: np.random.Generator) -> None:
+    """Softmax does not see it; no answer at all is 1."""
+    outputs = [{"y": values(rng, 4, 5).astype(np.float64)} for _ in range(3)]
+    distance = Distance((Target("y", "logits", 1),), outputs)
+    assert distance([{"y": o["y"] + 7.0} for o in outputs]) == pytest.approx(0.0, abs=1e-20)
+    assert distance([{"y": 0.0 * o["y"]} for o in outputs]) == pytest.approx(1.0)
+    assert distance([{"y": 0.9 * o["y"]} for o in outputs]) == pytest.approx(0.01)
+
+
+def test_values_are_relative_to_their_variance(rng: np.random.Generator) -> None:
+    outputs = [{"y": values(rng, 8, 5) * 3 + 100} for _ in range(3)]
+    distance = Distance((Target("y", "values", 1),), outputs)
+    mean = np.concatenate([o["y"] for o in outputs]).astype(np.float64).mean(axis=0)
+    assert distance([{"y": np.broadcast_to(mean, (8, 5))} for _ in outputs]) == pytest.approx(1.0)
+
+
+def test_what_cannot_be_compared_is_infinite(rng: np.random.Generator) -> None:
+    outputs = [{"y": values(rng, 4, 5)}]
+    distance = Distance((Target("y", "values", 1),), outputs)
+    assert distance([{"y": outputs[0]["y"][:, :4]}]) == np.inf
+    assert distance([{"y": outputs[0]["y"] * np.nan}]) == np.inf
+
+
+def test_answers_that_never_change(rng: np.random.Generator) -> None:
+    outputs = [{"y": np.ones((4, 5), np.float32)}]
+    distance = Distance((Target("y", "values", 1),), outputs)
+    assert distance(outputs) == 0.0
+    assert distance([{"y": values(rng, 4, 5)}]) == 1.0
+
+
+def detections(rng: np.random.Generator, last: bool = True) -> Array:
+    """[2, 200, 4 + 3]: boxes in pixels, then scores."""
+    boxes, scores = rng.uniform(0, 640, (2, 200, 4)), rng.uniform(0, 1, (2, 200, 3)) ** 4
+    made = np.concatenate([boxes, scores], axis=2).astype(np.float32)
+    return made if last else np.moveaxis(made, 2, 1)
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_boxes_are_recognised(rng: np.random.Generator, last: bool) -> None:
+    outputs = [{"y": detections(rng, last)} for _ in range(2)]
+    distance = Distance((Target("y", "values", 2),), outputs)
+    assert distance.kind == "boxes"
+    assert distance(outputs) == 0.0
+    features = np.arange(7).reshape((1, 1, 7) if last else (1, 7, 1))
+    moved = [{"y": o["y"] + np.where(features < 4, 4.0, 0.0)} for o in outputs]
+    assert distance(moved) == pytest.approx(1.0, rel=1e-3)  # each off by the pixels that count as 1
+    silent = [{"y": o["y"] * (features < 4)} for o in outputs]
+    assert distance(silent) == pytest.approx(1.0, rel=1e-3)
+
+
+def test_boxes_and_scores_apart(rng: np.random.Generator) -> None:
+    outputs = [{"b": rng.uniform(0, 1, (1, 200, 4)), "s": rng.uniform(0, 1, (1, 200, 9)), "y": values(rng, 1, 3)}]
+    compared = (Target("b", "values", 2), Target("s", "values", 2), Target("y", "values", 1))
+    distance = Distance(compared, outputs)
+    assert distance.kind == "boxes and values"
+    assert distance(outputs) == 0.0
+    far = [{"b": o["b"] + 0.5, "s": o["s"], "y": o["y"]} for o in outputs]
+    assert distance(far) > 1.0
+
+
+def test_no_boxes_without_scores(rng: np.random.Generator) -> None:
+    outputs = [{"y": values(rng, 2, 200, 7)}]
+    assert Distance((Target("y", "values", 2),), outputs).kind == "values"
+
+
+def test_signatures() -> None:
+    graph = load(classifier(("Softmax", {"axis": 1})))
+    feeds = [{"x": values(np.random.default_rng(i), 1, 3, 6, 6)} for i in (0, 1, 0)]
+    found = signatures(graph, feeds, Engine(threads=1))
+    assert found.shape == (3, 5)
+    assert np.array_equal(found[0], found[2]) and not np.array_equal(found[0], found[1])

@@ -1,0 +1,132 @@
+"""Models run part by part."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from onnxprune import parts
+from onnxprune.errors import ModelError
+from onnxprune.graph import Graph, load
+from onnxprune.parts import Engine, Parts, Walk
+from onnxprune.patch import Patch, patched
+from onnxprune.runtime import run, session
+from onnxprune.testing import Builder, close
+
+Array = NDArray[Any]
+ENGINE = Engine(threads=1)
+
+
+def network() -> ModelProto:
+    """A residual sum, so that two values cross some cuts, and an output in the middle."""
+    b = Builder()
+    y = b.op("Relu", b.conv(b.input("x", "N", 3, 6, 6), 8, name="stem"), name="early")
+    z = b.op("Relu", b.conv(y, 12, name="wide"), name="inner")
+    y = b.op("Add", b.conv(z, 8, name="back", bias=False), y, name="sum")
+    y = b.op("Flatten", b.op("GlobalAveragePool", y))
+    return b.model(close(b, y, 5, "head"), "inner")
+
+
+@pytest.fixture(scope="module")
+def graph() -> Graph:
+    return load(network())
+
+
+@pytest.fixture(scope="module")
+def feeds() -> list[dict[str, Array]]:
+    rng = np.random.default_rng(0)
+    return [{"x": rng.standard_normal((n, 3, 6, 6)).astype(np.float32)} for n in (2, 3, 1)]
+
+
+def whole(model: ModelProto, feeds: list[dict[str, Array]], *names: str) -> list[dict[str, Array]]:
+    """What one session gives, for inner values too."""
+    full = ModelProto()
+    full.CopyFrom(model)
+    for name in set(names) - {o.name for o in full.graph.output}:
+        full.graph.output.add(name=name)
+    ready = session(full, threads=1)
+    return [run(ready, feed, names) for feed in feeds]
+
+
+def same(made: list[dict[str, Array]], expected: list[dict[str, Array]]) -> None:
+    for a, b in zip(made, expected, strict=True):
+        assert a.keys() == b.keys()
+        for name in a:
+            np.testing.assert_allclose(a[name], b[name], rtol=1e-5, atol=1e-5)
+
+
+def test_steps_give_what_one_session_gives(graph: Graph, feeds: list[dict[str, Array]]) -> None:
+    walk = Walk(graph, feeds, ENGINE)
+    assert len(walk) == len(feeds)
+    found: list[dict[str, Array]] = [{} for _ in feeds]
+    for node in graph.nodes:
+        for made, step in zip(found, walk.advance(node.index + 1, node.outputs), strict=True):
+            made.update(step)
+    names = [name for node in graph.nodes for name in node.outputs]
+    same(found, whole(graph.proto, feeds, *names))
+    assert walk.at == len(graph.nodes)
+    walk.close()
+
+
+def test_a_wanted_value_that_is_there_already(graph: Graph, feeds: list[dict[str, Array]]) -> None:
+    walk = Walk(graph, feeds, ENGINE)
+    walk.go(graph.producer["inner"].index + 1)
+    stop = graph.producer["sum"].index + 1
+    same(list(walk.advance(stop, ["early", "sum"])), whole(graph.proto, feeds, "early", "sum"))
+
+
+def test_what_crosses_a_cut(graph: Graph) -> None:
+    found = Parts(graph)
+    assert found.crossing(0) == ["x"]
+    assert set(found.crossing(graph.producer["inner"].index + 1)) == {"early", "inner"}
+    assert set(found.crossing(len(graph.nodes))) == set(graph.outputs)
+
+
+@pytest.mark.parametrize("inputs", [False, True])
+def test_the_rest_with_a_patch(graph: Graph, feeds: list[dict[str, Array]], inputs: bool) -> None:
+    rng = np.random.default_rng(1)
+    weight = graph.array("back")
+    last = graph.proto.graph.node[graph.producer["sum"].index - 1].output[0]
+    own = {(last, 2): rng.standard_normal(8).astype(np.float32)} if inputs else {}
+    patch = Patch({"back": rng.standard_normal(weight.shape)}, own)
+    walk = Walk(graph, feeds, ENGINE)
+    walk.go(graph.producer["inner"].index + 1)
+    expected = whole(patched(graph, patch), feeds, *graph.outputs)
+    same(list(walk.rest(patch, list(graph.outputs), ENGINE)), expected)
+    same(list(walk.rest(Patch(), list(graph.outputs), ENGINE)), whole(graph.proto, feeds, *graph.outputs))
+    walk.patch |= patch
+    walk.go(len(graph.nodes))
+    same(list(walk.rest(Patch(), list(graph.outputs), ENGINE)), expected)
+
+
+def test_the_last_of_two_patches_wins() -> None:
+    one, two, three = (np.full(2, n) for n in range(3))
+    both = Patch({"a": one, "b": one}, {("y", 2): one}) | Patch({"b": two}, {("y", 2): three})
+    assert both.weights["a"] is one and both.weights["b"] is two and both.inputs["y", 2] is three
+
+
+def test_big_values_spill(graph: Graph, feeds: list[dict[str, Array]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "IN_MEMORY", 1000)
+    walk = Walk(graph, feeds, ENGINE)
+    walk.go(graph.producer["inner"].index + 1)
+    folder = walk._shelf._folder
+    assert folder is not None
+    kept = list(Path(folder.name).iterdir())
+    assert kept
+    same(list(walk.rest(Patch(), list(graph.outputs), ENGINE)), whole(graph.proto, feeds, *graph.outputs))
+    for made in walk.advance(len(graph.nodes), graph.outputs):
+        assert set(made) == set(graph.outputs)
+    assert not any(path.exists() for path in kept if path.stem == "1")
+    walk.close()
+    assert not Path(folder.name).exists()
+
+
+def test_a_model_of_too_many_bytes(
+    graph: Graph, feeds: list[dict[str, Array]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts, "PROTOBUF_LIMIT", 10)
+    with pytest.raises(ModelError, match="too big to be run in parts"):
+        Walk(graph, feeds, ENGINE).go(len(graph.nodes))

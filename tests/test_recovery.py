@@ -1,0 +1,122 @@
+"""Repair from unlabelled inputs, end to end."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from onnxprune import Result, prune
+from onnxprune.errors import DataError, OptionError
+from onnxprune.runtime import run, session
+from onnxprune.testing import Builder
+
+Array = NDArray[Any]
+
+
+def network() -> ModelProto:
+    """Wide layers of few independent channels, as training leaves them; one feeds a residual sum."""
+    b = Builder(seed=1)
+
+    def conv(x: str, out: int, name: str) -> str:
+        fan = b.shape(x)[1]
+        mix = b.rng.standard_normal((out, out // 2)) / (out // 2) ** 0.5
+        w = np.tensordot(mix, b.rng.standard_normal((out // 2, fan, 3, 3)) / (fan * 9) ** 0.5, axes=1)
+        bias = b.const((b.rng.standard_normal(out) / 4).astype(np.float32), f"{name}.bias")
+        return b.op("Conv", x, b.const(w.astype(np.float32), name), bias, pads=[1, 1, 1, 1])
+
+    y = b.op("Relu", conv(b.input("x", "N", 3, 8, 8), 16, "stem"))
+    z = b.op("Relu", conv(y, 24, "wide"))
+    y = b.op("Relu", b.op("Add", y, conv(z, 16, "back")))
+    y = b.op("Relu", conv(y, 16, "top"))
+    y = b.op("Flatten", b.op("GlobalAveragePool", y))
+    return b.model(b.op("Softmax", b.gemm(y, 5, "head"), axis=1))
+
+
+def inputs(count: int = 64, seed: int = 0) -> dict[str, Array]:
+    """Samples that differ by more than noise: each has its own colour."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((count, 3, 8, 8)) + 2 * rng.standard_normal((count, 3, 1, 1))
+    return {"x": x.astype(np.float32)}
+
+
+def pruned(recover: str = "auto", data: dict[str, Array] | None = None, **options: Any) -> Result:
+    data = data or inputs()
+    return prune(network(), "macs=0.6", data=data, validate=False, recover=recover, threads=1, align=2, **options)
+
+
+@pytest.fixture(scope="module")
+def recovered() -> Result:
+    return pruned()
+
+
+def logits(model: ModelProto, feed: dict[str, Array]) -> Array:
+    (made,) = run(session(model, threads=1), feed).values()
+    log = np.log(made.astype(np.float64) + 1e-30)
+    return np.asarray(log - log.mean(axis=1, keepdims=True))
+
+
+def off(model: ModelProto) -> float:
+    """How far a model is from the original on inputs that nothing was made with."""
+    feed = inputs(seed=9)
+    whole = logits(network(), feed)
+    return float(np.square(logits(model, feed) - whole).sum() / np.square(whole).sum())
+
+
+def test_it_brings_the_answers_back(recovered: Result) -> None:
+    none = pruned("none")
+    assert none.record["recover"] == "none" and "recovery" not in none.record
+    assert off(recovered.model) < 0.7 * off(none.model)
+
+
+def test_the_record(recovered: Result) -> None:
+    record = recovered.record
+    assert record["recover"] == "full"
+    found = record["recovery"]
+    assert found["distance"]["kind"] == "logits"
+    assert found["distance"]["after"] < found["distance"]["before"]
+    counts = found["samples"]
+    assert counts["seen"] == 64 == counts["fit"] + counts["choose"] + counts["aside"]
+    assert found["layers"]
+    for layer in found["layers"]:
+        assert layer["method"] in ("none", "bias", "channel", "full")
+        assert layer["after"] <= layer["before"]
+    stages = record["stages"]
+    assert stages and stages[0]["cost"] == 1.0 and stages[0]["distance"] == 0.0
+    assert {"load", "data", "recovery"} <= record["seconds"].keys()
+
+
+def test_it_repeats_to_the_digit(recovered: Result) -> None:
+    again = pruned()
+    assert again.model.SerializeToString() == recovered.model.SerializeToString()
+    assert again.record["recovery"] == recovered.record["recovery"]
+
+
+@pytest.mark.parametrize("method", ["bias", "channel"])
+def test_less_can_be_asked_for(method: str) -> None:
+    record = pruned(method, criterion="l2").record
+    allowed = {"bias": {"none", "bias"}, "channel": {"none", "bias", "channel"}}[method]
+    assert {layer["method"] for layer in record["recovery"]["layers"]} <= allowed
+
+
+def test_too_few_samples() -> None:
+    with pytest.raises(DataError, match="1 sample to calibrate with"):
+        pruned(data=inputs(1))
+    with pytest.raises(DataError, match="4 samples to calibrate with"):
+        pruned(data=inputs(4))
+
+
+def test_samples_that_are_all_the_same() -> None:
+    with pytest.raises(DataError, match="all samples are the same"):
+        pruned(data={"x": np.ones((16, 3, 8, 8), np.float32)})
+
+
+def test_nothing_to_recover_with() -> None:
+    with pytest.raises(OptionError, match="--recover full fits weights to inputs"):
+        prune(network(), recover="full")
+
+
+def test_no_such_method() -> None:
+    with pytest.raises(OptionError, match="--recover other: choose one of"):
+        pruned("other")

@@ -1,0 +1,92 @@
+"""Closed forms."""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from onnxprune.solve import chosen, error, ridge, solve, written_by
+
+Floats = NDArray[np.float64]
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def moments(x: Floats, y: Floats) -> tuple[Floats, Floats]:
+    return np.asarray(x.T @ x / len(x)), np.asarray(y.T @ x / len(x))
+
+
+def test_hardly_a_ridge_is_least_squares(rng: np.random.Generator) -> None:
+    x, y = rng.standard_normal((200, 6)), rng.standard_normal((200, 4))
+    gram, cross = moments(x, y)
+    found = ridge(gram, cross, rng.standard_normal((4, 6)), 1e-12)
+    np.testing.assert_allclose(found, np.linalg.lstsq(x, y, rcond=None)[0].T, atol=1e-8)
+
+
+def test_a_large_ridge_is_the_prior(rng: np.random.Generator) -> None:
+    gram, cross = moments(rng.standard_normal((50, 6)), rng.standard_normal((50, 4)))
+    prior = rng.standard_normal((4, 6))
+    np.testing.assert_allclose(ridge(gram, cross, prior, 1e9), prior, atol=1e-7)
+
+
+def test_a_ridge_minimises_what_it_says(rng: np.random.Generator) -> None:
+    gram, cross = moments(rng.standard_normal((50, 5)), rng.standard_normal((50, 3)))
+    prior, strength = rng.standard_normal((3, 5)), 0.3
+    w = ridge(gram, cross, prior, strength)
+
+    def loss(v: Floats) -> float:
+        pull = strength * np.trace(gram) / 5 * np.square(v - prior).sum()
+        return float(np.trace(v @ gram @ v.T) - 2 * np.trace(v @ cross.T) + pull)
+
+    assert all(loss(w) < loss(w + 1e-3 * rng.standard_normal(w.shape)) for _ in range(20))
+
+
+def test_stacks_are_solved_one_by_one(rng: np.random.Generator) -> None:
+    gram, cross = zip(
+        *(moments(rng.standard_normal((40, 5)), rng.standard_normal((40, 3))) for _ in range(4)), strict=True
+    )
+    prior = rng.standard_normal((4, 3, 5))
+    stacked = ridge(np.stack(gram), np.stack(cross), prior, 0.1)
+    for i in range(4):
+        np.testing.assert_allclose(stacked[i], ridge(gram[i], cross[i], prior[i], 0.1), rtol=1e-10)
+
+
+def test_a_singular_gram(rng: np.random.Generator) -> None:
+    """The smallest solution; the ridge of nothing at all is the prior."""
+    x = rng.standard_normal((30, 3)) @ rng.standard_normal((3, 6))
+    y = x @ rng.standard_normal((6, 2))
+    gram, cross = moments(x, y)
+    for found in (solve(gram, cross), ridge(gram, cross, np.zeros((2, 6)), 1e-9)):
+        np.testing.assert_allclose(x @ found.T, y, atol=1e-4)
+    prior = rng.standard_normal((2, 6))
+    np.testing.assert_allclose(ridge(np.zeros((6, 6)), np.zeros((2, 6)), prior, 1e-3), prior)
+    assert np.isfinite(solve(np.zeros((6, 6)), np.ones((2, 6)))).all()
+
+
+def test_the_error_from_moments(rng: np.random.Generator) -> None:
+    x, y, w = rng.standard_normal((50, 5)), rng.standard_normal((50, 3)), rng.standard_normal((3, 5))
+    gram, cross = moments(x, y)
+    power = float(np.square(y).sum() / len(y))
+    assert error(w, gram, cross, power) == pytest.approx(float(np.square(y - x @ w.T).sum() / len(y)))
+    best = ridge(gram, cross, w, 1e-9)
+    assert chosen(["w", "best"], gram, cross, power, [w, best])[0] == "best"
+
+
+def test_kept_channels_write_themselves(rng: np.random.Generator) -> None:
+    x = rng.standard_normal((400, 8))
+    x[:, 5] = 2 * x[:, 0] - x[:, 2]
+    sigma = np.cov(x.T)
+    kept = np.array([0, 2, 3, 7])
+    for strength in (1e-6, 1e-2, 10.0):
+        np.testing.assert_allclose(written_by(sigma, kept, strength)[kept], np.eye(4), atol=1e-9)
+    b = written_by(sigma, kept, 1e-6)
+    np.testing.assert_allclose(b[5], [2, -1, 0, 0], atol=1e-3)
+    stack = written_by(np.stack([sigma, 2 * sigma]), kept)
+    np.testing.assert_allclose(stack[0], stack[1], rtol=1e-8, atol=1e-12)
+
+
+def test_dead_channels_write_nothing() -> None:
+    b = written_by(np.zeros((4, 4)), np.array([1, 2]))
+    np.testing.assert_allclose(b, np.eye(4)[:, [1, 2]])
