@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from onnxprune.commands import options
+from onnxprune.commands.carry_out import source
 from onnxprune.commands.output import Progress, check_paths, files, show
 
 
@@ -21,6 +22,7 @@ from onnxprune.commands.output import Progress, check_paths, files, show
 @click.argument("b", required=False)
 @options.runtime
 @options.data
+@options.preprocess
 @options.shape
 @click.option(
     "--seconds", type=options.Number(1), default=10.0, show_default=True, metavar="S", help="Longest measurement."
@@ -36,11 +38,10 @@ def bench(a: str, b: str | None, seconds: float, json: str | None, quiet: bool, 
     check_paths({"B": b}, {"--json": json})
     from onnxprune import report, timing
     from onnxprune.data import read
-    from onnxprune.feeds import input_specs
 
     with files(json=json) as put, Progress(quiet) as progress:
         progress("latency")
-        feeds = None if given["data"] is None else read(given["data"], input_specs(a))
+        feeds = None if given["data"] is None else read(source(given), a)
         shapes = options.shapes(given["shape"])
         found = timing.bench(a, b, given["provider"], given["threads"], feeds, shapes, max_seconds=seconds).to_dict()
         put("json", jsons.dumps(found, indent=2) + "\n")

@@ -35,6 +35,11 @@ def test_a_folder_of_images(run: Run, photos: Path) -> None:
     assert "4 samples" in " ".join(result.stdout.split())
 
 
+def test_bench_on_a_folder_of_images(run: Run, photos: Path) -> None:
+    result = run("bench", "net.onnx", "--data", "photos", "--preprocess", "imagenet", "--seconds", 1)
+    assert result.exit_code == 0, (result.stderr, result.exception)
+
+
 def test_images_without_a_word_on_how_they_are_fed(fails: Fails, photos: Path) -> None:
     assert "photos: images; say how they become an input, with --preprocess imagenet" in fails(
         *PRUNE, "--data", "photos"
