@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.folds import Bias, bias_of, columns_of, contraction, foldable
+from onnxprune.folds import Bias, Contraction, contraction, foldable
 from onnxprune.graph import Node
 from onnxprune.groups import Coupling
 from onnxprune.patch import Patch
@@ -27,20 +27,32 @@ class Consumer:
     """A Conv, ConvTranspose, Gemm or MatMul whose weights can be set: y = W x + b, one W for each group of channels.
 
     Attributes:
-        coupling: the model.
-        node: the operator.
-        spec: its contraction.
+        each: how the operator reads its weights.
         constant: its weights; only this node reads them.
-        bias: where b is; None: it has none, and there is no place for one.
-        scale: what W and b are multiplied with (Gemm's alpha and beta).
     """
 
-    coupling: Coupling
-    node: Node
-    spec: Linear
+    each: Contraction
     constant: str
-    bias: Bias | None
-    scale: tuple[float, float]
+
+    @property
+    def coupling(self) -> Coupling:
+        """The model."""
+        return self.each.coupling
+
+    @property
+    def node(self) -> Node:
+        """The operator."""
+        return self.each.node
+
+    @property
+    def spec(self) -> Linear:
+        """Its contraction."""
+        return self.each.spec
+
+    @property
+    def bias(self) -> Bias | None:
+        """Where b is; None: it has none, and there is no place for one."""
+        return self.each.place
 
     @property
     def x(self) -> Dim:
@@ -72,20 +84,20 @@ class Consumer:
     @cached_property
     def weights(self) -> Floats:
         """[groups, rows, channels of a group, taps], with Gemm's alpha."""
-        rows = contraction(self.coupling, self.node, self.spec).rows({})
+        rows = self.each.rows({})
         assert rows is not None
-        return np.asarray(rows.reshape(self.groups, -1, *rows.shape[1:]).astype(np.float64) * self.scale[0])
+        return np.asarray(rows.reshape(self.groups, -1, *rows.shape[1:]).astype(np.float64) * self.each.alpha)
 
     @cached_property
     def offset(self) -> Floats:
         """[rows]: the bias that is part of y; zero where it is added later, or is none."""
         if self.bias is None or self.spec.bias_slot is None:
             return np.zeros(self.weights.shape[0] * self.weights.shape[1])
-        return np.asarray(self.bias.value.reshape(-1).astype(np.float64) * self.scale[1])
+        return np.asarray(self.bias.value.reshape(-1).astype(np.float64) * self.each.beta)
 
     def patch(self, weights: Floats, offset: Floats | None) -> Patch:
         """The model with other weights, laid out as `weights`, and with another `offset`, where there is place."""
-        w = weights / self.scale[0]
+        w = weights / self.each.alpha
         spec, graph = self.spec, self.coupling.graph
         name = self.coupling.source.get(spec.w_in.value, spec.w_in.value)
         shape = tuple(s for s in graph.shapes.get(name) or () if isinstance(s, int))
@@ -97,8 +109,8 @@ class Consumer:
         found: dict[str, Array] = {self.constant: self._behind(name, laid)}
         inputs: dict[tuple[str, int], Array] = {}
         if self.bias is not None and offset is not None:
-            value = (offset - self.offset) / self.scale[1] + self.bias.value.reshape(-1)
-            shaped = value.reshape(self.bias.value.shape)
+            value = (offset - self.offset) / self.each.beta + self.bias.value.reshape(-1)
+            shaped = value.reshape(self.bias.value.shape).astype(self.bias.value.dtype)
             if self.bias.constant is None:
                 inputs[self.node.outputs[0], 2] = shaped
             else:
@@ -188,14 +200,11 @@ class Places:
 def consumers(coupling: Coupling) -> Iterator[Consumer]:
     """Every contraction with weights that can be set, in the order of the nodes."""
     for node, spec in foldable(coupling):
-        constant, dtype = columns_of(coupling, spec)
-        if constant is None or dtype is None or not _regular(coupling, node, spec):
+        each = contraction(coupling, node, spec)
+        if each.columns is None or each.alpha == 0 or not _regular(coupling, node, spec):
             continue
-        alpha, beta = (float(node.attrs.get(n, 1.0)) if node.op == "Gemm" else 1.0 for n in ("alpha", "beta"))
-        if alpha == 0 or constant[0] in coupling.graph.filled:
-            continue
-        bias = None if beta == 0 else bias_of(coupling, node, spec, dtype)
-        yield Consumer(coupling, node, spec, constant[0], bias, (alpha, beta))
+        if each.columns[0] not in coupling.graph.filled:
+            yield Consumer(each, each.columns[0])
 
 
 def _regular(coupling: Coupling, node: Node, spec: Linear) -> bool:

@@ -33,14 +33,6 @@ SHARES = (0.125, 0.25, 0.5)  # of a group's units that go, where damage is measu
 STRENGTH = 1e-2  # of the ridge, of the mean variance
 
 
-@dataclass(frozen=True, eq=False)
-class Damage:
-    """Distance of the answers over the number of units gone, of one group: `at[k]`; rising, 0 at first."""
-
-    at: Floats
-    order: Index
-
-
 def repaired(reader: Consumer, gone: NDArray[np.bool_], stats: Statistics, method: str) -> Patch:
     """A consumer that does without some of its channels: the others write them as the covariance says.
 

@@ -52,16 +52,21 @@ class Contraction:
     """A Conv, Gemm or MatMul with weights: y = alpha * W x + beta * bias.
 
     `columns`: the constant, and its axis, whose slices belong to the channels of x; None where they cannot be summed.
-    `bias`: where constants of x can go; None: nowhere, or there are zeros around x that they do not reach.
+    `place`: where an amount for each output can be added; None: nowhere.
     """
 
     coupling: Coupling
     node: Node
     spec: Linear
     columns: tuple[str, int] | None
-    bias: Bias | None
+    place: Bias | None
     alpha: float = 1.0
     beta: float = 1.0
+
+    @property
+    def bias(self) -> Bias | None:
+        """Where constants of x can go: not where there are zeros around x, which they do not reach."""
+        return None if self.spec.padded else self.place
 
     def rows(self, weights: Weights) -> Array | None:
         """The weights as [output, input of its group, the rest], or None where they are not known."""
@@ -95,9 +100,9 @@ def foldable(coupling: Coupling) -> list[tuple[Node, Linear]]:
 def contraction(coupling: Coupling, node: Node, spec: Linear) -> Contraction:
     """How a linear node reads its weights, and what may be folded into them."""
     alpha, beta = (float(node.attrs.get(n, 1.0)) if node.op == "Gemm" else 1.0 for n in ("alpha", "beta"))
-    columns, dtype = columns_of(coupling, spec)
-    bias = None if spec.padded or dtype is None or beta == 0 else bias_of(coupling, node, spec, dtype)
-    return Contraction(coupling, node, spec, columns, bias, alpha, beta)
+    columns, dtype = _columns(coupling, spec)
+    place = None if dtype is None or beta == 0 else _place(coupling, node, spec, dtype)
+    return Contraction(coupling, node, spec, columns, place, alpha, beta)
 
 
 def constant_value(graph: Graph, name: str, weights: Weights) -> Array | None:
@@ -201,7 +206,7 @@ def _add_bias(each: Contraction, channels: Index, values: Floats, folded: Folded
         folded.weights.put(bias.constant, after)
 
 
-def columns_of(coupling: Coupling, spec: Linear) -> tuple[tuple[str, int] | None, Any]:
+def _columns(coupling: Coupling, spec: Linear) -> tuple[tuple[str, int] | None, Any]:
     """The constant and the axis behind `w_in`, if only this node reads it; and the type of the weights.
 
     That is None where they are quantised or computed: then nothing can be folded.
@@ -223,7 +228,7 @@ def columns_of(coupling: Coupling, spec: Linear) -> tuple[tuple[str, int] | None
     return (name, axis) if plain else None, helper.tensor_dtype_to_np_dtype(cast or stored)
 
 
-def bias_of(coupling: Coupling, node: Node, spec: Linear, dtype: Any) -> Bias | None:
+def _place(coupling: Coupling, node: Node, spec: Linear, dtype: Any) -> Bias | None:
     """Where an amount per output of a linear node can be added, or None."""
     graph = coupling.graph
     size = coupling.size(spec.y) if spec.y.value else 1

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from onnx import ModelProto, NodeProto, ValueInfoProto, helper
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from onnxprune.errors import ModelError
 from onnxprune.feeds import Array, Feed
@@ -71,9 +71,9 @@ class Parts:
                 nodes.append(node)
                 needed.update(filter(None, (*node.inputs, *node.captures)))
         protos = [_copy(node.proto) for node in reversed(nodes)]
-        fresh = patch.rewire(protos, graph)
+        fresh = patch.rewire(protos)
         needed.update(name for proto in protos for name in proto.input)
-        weights = [patch.tensor(graph, name) for name in sorted(needed & graph.constants.keys())]
+        weights = [patch.put(TensorProto(), graph, name) for name in sorted(needed & graph.constants.keys())]
         if sum(t.ByteSize() for t in weights) >= PROTOBUF_LIMIT:
             raise ModelError(f"{graph.name}: too big to be run in parts; use --criterion l2 and --recover none")
         given = [

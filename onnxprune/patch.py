@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from onnxprune.graph import Graph
-from onnxprune.tensors import Store, bring, carry, fill, frame, in_proto
+from onnxprune.tensors import Store, bring, carry, declare, fill, frame, in_proto
 
 Array = NDArray[Any]
 
@@ -22,7 +22,7 @@ class Patch:
 
     Attributes:
         weights: constant -> its new value, of the same shape.
-        inputs: (first output of a node, slot) -> a constant that the node reads there from now on, alone.
+        inputs: (first output of a node, slot) -> a constant, in its type, that the node reads there from now on, alone.
     """
 
     weights: Mapping[str, Array] = field(default_factory=dict)
@@ -32,18 +32,19 @@ class Patch:
         """Both; the other has the last word."""
         return Patch({**self.weights, **other.weights}, {**self.inputs, **other.inputs})
 
-    def tensor(self, graph: Graph, name: str) -> TensorProto:
-        """A constant of the model as the patch has it, with its value in the tensor."""
-        made = TensorProto()
+    def put(self, target: TensorProto, graph: Graph, name: str, store: Store = in_proto) -> TensorProto:
+        """Fill an empty tensor with a constant of the model, as the patch has it."""
+        source = graph.constants[name]
         if name in self.weights:
-            fill(made, graph.constants[name], name, self.weights[name].astype(graph.array(name).dtype), in_proto)
+            dtype = helper.tensor_dtype_to_np_dtype(source.data_type)
+            fill(target, source, name, self.weights[name].astype(dtype), store)
         elif name in graph.filled:
-            fill(made, graph.constants[name], name, graph.array(name), in_proto)
+            fill(target, source, name, graph.array(name), store)
         else:
-            carry(made, graph.constants[name], name, graph.folder, in_proto)
-        return made
+            carry(target, source, name, graph.folder, store)
+        return target
 
-    def rewire(self, nodes: Iterable[NodeProto], graph: Graph) -> list[TensorProto]:
+    def rewire(self, nodes: Iterable[NodeProto]) -> list[TensorProto]:
         """Give nodes (copies, changed in place) the inputs of their own; returns the constants that they then read."""
         made, slots = [], dict[str, list[int]]()
         for output, slot in self.inputs:
@@ -53,24 +54,12 @@ class Patch:
                 while len(node.input) <= slot:
                     node.input.append("")
                 name = f"{node.output[0]}_own_{slot}"
-                dtype = helper.tensor_dtype_to_np_dtype(element_type(graph, node.input[slot] or node.input[1]))
-                value = np.ascontiguousarray(self.inputs[node.output[0], slot], dtype=dtype)
-                made.append(numpy_helper.from_array(value, name))
+                made.append(numpy_helper.from_array(np.ascontiguousarray(self.inputs[node.output[0], slot]), name))
                 node.input[slot] = name
         return made
 
 
 NOTHING = Patch()
-
-
-def element_type(graph: Graph, name: str) -> int:
-    """The ONNX type of a constant, or of what Cast, Transpose... make of one."""
-    while name not in graph.constants:
-        node = graph.producer[name]
-        if node.op == "Cast":
-            return int(node.attrs["to"])
-        name = node.inputs[0]
-    return int(graph.constants[name].data_type)
 
 
 def patched(graph: Graph, patch: Patch, store: Store = in_proto) -> ModelProto:
@@ -83,23 +72,13 @@ def patched(graph: Graph, patch: Patch, store: Store = in_proto) -> ModelProto:
     """
     model = frame(graph.proto)
     for tensor in graph.proto.graph.initializer:
-        _put(model.graph.initializer.add(), graph, patch, tensor.name, store)
+        patch.put(model.graph.initializer.add(), graph, tensor.name, store)
     for node in model.graph.node:
         name = node.output[0] if node.output else ""
         if node.op_type == "Constant" and name in patch.weights:
             node.ClearField("attribute")
-            node.attribute.append(helper.make_attribute("value", patch.tensor(graph, name)))
+            node.attribute.append(helper.make_attribute("value", patch.put(TensorProto(), graph, name)))
         bring(node, graph.folder, store)
-    fresh = patch.rewire(model.graph.node, graph)
-    model.graph.initializer.extend(fresh)
-    if model.ir_version < 4:  # every initializer is an input then, too
-        model.graph.input.extend(helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in fresh)
+    model.graph.initializer.extend(patch.rewire(model.graph.node))
+    declare(model)
     return model
-
-
-def _put(target: TensorProto, graph: Graph, patch: Patch, name: str, store: Store) -> None:
-    if name in patch.weights:
-        value = patch.weights[name].astype(graph.array(name).dtype)
-        fill(target, graph.constants[name], name, value, store)
-    else:
-        carry(target, graph.constants[name], name, graph.folder, store)

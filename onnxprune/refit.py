@@ -23,6 +23,7 @@ from onnxprune.solve import error, ridge
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
+Centred = tuple[Floats, Floats, float]
 
 ROWS = 16384  # im2col rows that a layer is fitted to, at most
 PER_FEATURE = 12  # rows for each feature
@@ -69,7 +70,7 @@ class Moments:
         """Of all rows."""
         return Moments(*(getattr(self, n) + getattr(other, n) for n in ("count", "f", "ff", "y", "yf", "yy")))
 
-    def centred(self, free: bool) -> tuple[Floats, Floats, float]:
+    def centred(self, free: bool) -> Centred:
         """Means of f fᵀ, y fᵀ and yᵀ y; about the means of f and y where a bias is free."""
         n = max(self.count, 1)
         gram, cross, power = (np.asarray(a, dtype=np.float64) / n for a in (self.ff, self.yf, self.yy))
@@ -84,13 +85,6 @@ class Moments:
         """[groups, O]: the bias with which W is right in the mean."""
         n = max(self.count, 1)
         return np.asarray((self.y - np.einsum("gof,gf->go", w, self.f)) / n)
-
-    def risk(self, w: Floats, offset: Floats | None) -> float:
-        """Mean squared error of W f + offset; without an offset, of W f."""
-        if offset is None:
-            return error(w, *self.centred(False))
-        lean = np.square(self.offset(w) - offset).sum()
-        return error(w, *self.centred(True)) + float(lean)
 
 
 class _Repair(NamedTuple):
@@ -118,7 +112,7 @@ class Refit:
             method: the most that is tried.
             rng: draws places.
         """
-        self.whole, self.cut, self.method, self.rng = whole, cut, method, rng
+        self.whole, self.cut, self.rng = whole, cut, rng
         self.kept_x, self.kept_y = kept
         features = cut.weights.shape[2] * cut.weights.shape[3]
         self.each = max(1, -(-min(ROWS, max(ROWS // 4, PER_FEATURE * features)) // max(samples, 1)))
@@ -153,25 +147,33 @@ class Refit:
             fit = check = fit + check
             maps = maps + self.maps[1]
         plain = self.cut.weights.reshape(self.cut.groups, self.cut.weights.shape[1], -1)
+        centred, test = fit.centred(self.free), check.centred(self.free)
+        apart = maps.centred(self.free) if maps.count else None
 
-        def risk(repair: _Repair) -> float:
-            return check.risk(repair.w, fit.offset(repair.w) if self.free else None)
+        def risk(w: Floats, offset: Floats) -> float:
+            lean = np.square(check.offset(w) - offset).sum() if self.free else 0.0
+            return error(w, *test) + float(lean)
 
-        before = check.risk(plain, self.cut.offset.reshape(plain.shape[:2]) if self.free else None)
+        def risk_of(repair: _Repair) -> float:
+            return risk(repair.w, fit.offset(repair.w))
+
+        before = risk(plain, self.cut.offset.reshape(plain.shape[:2]))
         tried = [_Repair("bias", None, plain)] if self.free else []
-        tried += [_Repair("channel", strength, self._mapped(maps, strength)) for strength in RIDGES if maps.count]
-        ranked = sorted((risk(repair), number) for number, repair in enumerate(tried))
+        if apart:
+            tried += [_Repair("channel", strength, self._mapped(apart, strength)) for strength in RIDGES]
+        risks = [risk_of(repair) for repair in tried]
         if self.fits_too:
-            priors = [plain] + [tried[number].w for _, number in ranked[:1] if tried[number].method == "channel"]
-            fits = [self._fitted(fit, prior, strength) for prior in priors for strength in RIDGES]
-            ranked += [(risk(repair), len(tried) + number) for number, repair in enumerate(fits)]
+            best = tried[int(np.argmin(risks))] if tried else None
+            priors = [plain] + ([best.w] if best and best.method == "channel" else [])
+            fits = [self._fitted(centred, prior, strength) for prior in priors for strength in RIDGES]
+            risks += [risk_of(repair) for repair in fits]
             tried += fits
-        least, number = min(ranked, default=(np.inf, -1))
-        scale = max(check.centred(self.free)[2], np.finfo(float).tiny)
+        least = min(risks, default=np.inf)
+        scale = max(test[2], np.finfo(float).tiny)
         name = self.cut.node.label
         if not least < before:
             return NOTHING, Layer(name, "none", None, before / scale, before / scale)
-        found = tried[number]
+        found = tried[risks.index(least)]
         if everything and fit is not check:
             fit, maps = fit + check, maps + self.maps[1]
             found = self._again(found, fit, maps)
@@ -182,22 +184,20 @@ class Refit:
     def _again(self, found: _Repair, fit: Moments, maps: Moments) -> _Repair:
         """The same repair with other rows."""
         if found.method == "channel" and found.ridge is not None:
-            return found._replace(w=self._mapped(maps, found.ridge))
+            return found._replace(w=self._mapped(maps.centred(self.free), found.ridge))
         if found.prior is not None and found.ridge is not None:
-            return self._fitted(fit, found.prior, found.ridge)
+            return self._fitted(fit.centred(self.free), found.prior, found.ridge)
         return found
 
-    def _fitted(self, fit: Moments, prior: Floats, strength: float) -> _Repair:
-        gram, cross, _ = fit.centred(self.free)
+    def _fitted(self, centred: Centred, prior: Floats, strength: float) -> _Repair:
+        gram, cross, _ = centred
         return _Repair("full", strength, ridge(gram, cross, prior, strength), prior)
 
-    def _mapped(self, maps: Moments, strength: float) -> Floats:
+    def _mapped(self, centred: Centred, strength: float) -> Floats:
         """The original's weights on its channels, written by those that the cut model has: B in every tap."""
-        gram, cross, _ = maps.centred(self.free)
-        identity = np.zeros(cross.shape)
-        for group, kept in enumerate(self.kept_x.reshape(cross.shape[:2])):
-            index = np.flatnonzero(kept)
-            identity[group, index, np.arange(index.size)] = 1.0  # a kept channel writes itself
+        gram, cross, _ = centred
+        # Drawn to the channels themselves: a kept channel writes itself.
+        identity = np.stack([np.eye(cross.shape[1])[:, kept] for kept in self.kept_x.reshape(cross.shape[:2])])
         b = ridge(gram, cross, identity, strength)
         whole = self.whole.weights
         rows = whole.reshape(-1, *whole.shape[2:])[self.kept_y].reshape(len(whole), -1, *whole.shape[2:])

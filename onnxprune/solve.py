@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-RIDGE = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # of the mean diagonal
-
 
 def ridge(gram: Floats, cross: Floats, prior: Floats, strength: float) -> Floats:
     """The W that minimises tr(W gram Wᵀ) - 2 tr(W crossᵀ) + strength · mean diagonal · ‖W - prior‖².
@@ -68,8 +66,7 @@ def written_by(sigma: Floats, kept: NDArray[np.intp], strength: float = 1e-2) ->
     size = kept.size
     pull = strength * np.trace(sigma, axis1=-2, axis2=-1) / max(sigma.shape[-1], 1)
     pull = np.maximum(pull, np.finfo(float).tiny)
-    identity = np.zeros((*sigma.shape[:-1], size))
-    identity[..., kept, np.arange(size)] = 1.0
+    identity = np.broadcast_to(np.eye(sigma.shape[-1])[:, kept], (*sigma.shape[:-1], size))
     # Drawn to the channels themselves: a kept channel that nothing else needs is left as it is.
     left = sigma[..., :, kept] - identity @ inner
     return np.asarray(identity + solve(inner + pull[..., None, None] * np.eye(size), left))

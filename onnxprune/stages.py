@@ -93,14 +93,14 @@ class Staged:
         problem = self.problem
         gone = np.zeros(len(problem.count), dtype=np.intp)
         removed = np.zeros(self.coupling.units, dtype=bool)
-        patch, stages = NOTHING, list[Stage]()
+        now, stages = self.coupling, list[Stage]()
         count = max(1, math.ceil(math.log(bound / measure.before) / math.log(STAGE) - 1e-6)) if bound else 1
         bounds = [measure.before * (bound / measure.before) ** ((n + 1) / count) for n in range(count)]
         for number, limit in enumerate(bounds):
             self.tell(f"stage {number + 1}/{count}")
-            now = self._model(removed, patch)
-            orders, damages, distance = self._measure(now, removed, gone, measure, limit)
-            found = spend(damages, self._groups(gone), measure, limit, gone)
+            groups = self._groups(gone)
+            orders, damages, distance = self._measure(now, removed, gone, groups, measure, limit)
+            found = spend(damages, groups, measure, limit, gone)
             if found is None:
                 raise TargetError(
                     f"{self.coupling.graph.name}: the target leaves too little of the groups; see `inspect`"
@@ -110,10 +110,8 @@ class Staged:
             predicted = sum(float(d[k] - d[j]) for d, k, j in zip(damages, found, gone, strict=True))
             stages.append(Stage(measure(gone) / measure.before, distance, predicted))
             gone = found
-            if number + 1 < count and self.method != "none":
-                pair = Pair(self.coupling, removed, self._cut(removed))
-                fit, choose = self.samples.fit, self.samples.choose
-                patch, _ = recover(pair, fit, choose, self.method, self.engine, self.seed + number, tell=self.tell)
+            if number + 1 < count:
+                now = self._after(removed, self.seed + number)
         return removed, stages
 
     def _curves(self, now: Coupling, readers: Sequence[Consumer], moments: Mapping[Dim, Statistics]) -> list[Curve]:
@@ -122,14 +120,16 @@ class Staged:
         scores = score(now, self.criterion, seed=self.seed, readers=readers, moments=moments)
         return [ranked(group.units, scores) for group in now.groups]
 
-    def _cut(self, removed: NDArray[np.bool_]) -> graphs.Graph:
-        return graphs.load(cut(self.coupling, make_plan(self.coupling, removed), removed))
-
-    def _model(self, removed: NDArray[np.bool_], patch: Patch) -> Coupling:
-        """The analysis of the model as it is now."""
+    def _after(self, removed: NDArray[np.bool_], seed: int) -> Coupling:
+        """The analysis of the model without these units, repaired."""
         if not removed.any():
             return self.coupling
-        return couple(graphs.load(patched(self._cut(removed), patch)), self.coupling.options)
+        made, patch = graphs.load(cut(self.coupling, make_plan(self.coupling, removed), removed)), NOTHING
+        if self.method != "none":
+            pair = Pair(self.coupling, removed, made)
+            fit, choose = self.samples.fit, self.samples.choose
+            patch, _ = recover(pair, fit, choose, self.method, self.engine, seed, tell=self.tell)
+        return couple(graphs.load(patched(made, patch)), self.coupling.options)
 
     def _groups(self, gone: Counts) -> Groups:
         """What may go in all: nothing of frozen groups, no more than a part of the others."""
@@ -142,7 +142,7 @@ class Staged:
         return Groups(problem.count, problem.step, np.maximum(most, gone))
 
     def _measure(
-        self, now: Coupling, removed: NDArray[np.bool_], gone: Counts, measure: Cost, limit: float
+        self, now: Coupling, removed: NDArray[np.bool_], gone: Counts, groups: Groups, measure: Cost, limit: float
     ) -> tuple[list[NDArray[np.intp]], list[Floats], float]:
         """For every group of the original: the order of the units that are left, and damage[units gone in all]."""
         readers, moments = observe(now, self.samples.fit, self.engine, self.seed)
@@ -150,7 +150,7 @@ class Staged:
         found = self._curves(now, readers, moments)
         group_of = self.coupling.group_of
         here = [int(group_of[unit[c.order[0]]]) if unit[c.order[0]] >= 0 else -1 for c in found]
-        groups, widths = self._groups(gone), list[list[int]]()
+        widths: list[list[int]] = []
         saving = max(measure(gone) - limit, 1e-12)
         for g, curve in zip(here, found, strict=True):
             room = int(groups.most[g] - gone[g]) if g >= 0 else 0
@@ -162,7 +162,7 @@ class Staged:
                     widths[-1] = []
         gauge = Gauge(now, readers, moments, self.distance, self.engine, self.method)
         walk = Walk(now.graph, self.samples.choose, self.engine)
-        distance = off(self.distance, now.graph, self.samples.choose, self.engine)
+        distance = self.distance(walk.rest(NOTHING, self.distance.values, self.engine))
         measured = gauge.measure(walk, found, widths, self.tell)
         walk.close()
         orders = [np.zeros(0, dtype=np.intp) for _ in self.problem.count]

@@ -21,7 +21,7 @@ from onnxprune.patch import Patch
 from onnxprune.plan import Plan, kept_indices, variant_of
 from onnxprune.rules.base import FIXUPS, ZERO_PRESERVING, Dim, Edit, Index, NodeView, SetAttr, SetInput
 from onnxprune.shape_inputs import shape_inputs
-from onnxprune.tensors import Array, Store, bring, carry, fill, frame, in_proto
+from onnxprune.tensors import Array, Store, bring, carry, declare, fill, frame, in_proto
 
 Removed = NDArray[np.bool_]
 
@@ -83,7 +83,7 @@ def cut(coupling: Coupling, plan: Plan, removed: Removed, store: Store = in_prot
             bring(proto, graph.folder, store)
     _value_infos(model.graph, state, plan)
     apply_edits(model.graph, graph.nodes, edits)
-    _declare(model)
+    declare(model)
     return model
 
 
@@ -120,7 +120,7 @@ def mask(coupling: Coupling, removed: Removed, store: Store = in_proto) -> Model
             else:
                 fill(target, source, use, array, store)
     _store_filled(model, coupling, removed, store)
-    _declare(model)
+    declare(model)
     return model
 
 
@@ -137,13 +137,6 @@ def masked(coupling: Coupling, removed: Removed) -> Patch:
                 node, slot = uses.reader(use)
                 inputs[graph.nodes[node].outputs[0], slot] = array
     return Patch(weights, inputs)
-
-
-def _declare(model: ModelProto) -> None:
-    """Before IR version 4 every initializer is an input, too."""
-    known = {i.name for i in model.graph.input}
-    fresh = [t for t in model.graph.initializer if t.name not in known] if model.ir_version < 4 else []
-    model.graph.input.extend(helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in fresh)
 
 
 def _store_filled(model: ModelProto, coupling: Coupling, removed: Removed, store: Store) -> None:

@@ -129,6 +129,13 @@ def hollow(source: ModelProto) -> ModelProto:
     return model
 
 
+def declare(model: ModelProto) -> None:
+    """Before IR version 4 every initializer is an input, too."""
+    known = {i.name for i in model.graph.input}
+    fresh = [t for t in model.graph.initializer if t.name not in known] if model.ir_version < 4 else []
+    model.graph.input.extend(helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in fresh)
+
+
 def tensors_of(proto: ModelProto) -> Iterator[TensorProto]:
     """Every dense tensor that may hold weights: initializers and attributes, subgraphs and functions included."""
     yield from _of_graph(proto.graph)
