@@ -23,13 +23,12 @@ from onnxprune.groups import Coupling
 from onnxprune.parts import Engine, Walk
 from onnxprune.patch import Patch
 from onnxprune.rules.base import Dim
-from onnxprune.solve import written_by
+from onnxprune.solve import ridge
 from onnxprune.surgery import masked
 
 Floats = NDArray[np.float64]
 Index = NDArray[np.intp]
 
-SHARES = (0.125, 0.25, 0.5)  # of a group's units that go, where damage is measured
 STRENGTH = 1e-2  # of the ridge, of the mean variance
 
 
@@ -55,9 +54,14 @@ def repaired(reader: Consumer, gone: NDArray[np.bool_], stats: Statistics, metho
         if kept.size == each:
             new[i] = w[i]
             continue
-        b = np.eye(each)[:, kept] if method == "bias" else written_by(covariance[span, span], kept, STRENGTH)
-        new[i][:, kept] = np.einsum("oct,ck->okt", w[i], b, optimize=True)
-        offset[i] += w[i].sum(axis=2) @ (mean[span] - b @ mean[span][kept])
+        rest = w[i][:, kept]
+        if method != "bias":
+            sigma = covariance[span, span][:, kept]
+            rows, prior = (np.moveaxis(v, 2, 1).reshape(-1, v.shape[1]) for v in (w[i], rest))  # one for output and tap
+            mapped = ridge(sigma[kept], rows @ sigma, prior, STRENGTH)
+            rest = np.moveaxis(mapped.reshape(len(rest), -1, kept.size), 2, 1)
+        new[i][:, kept] = rest
+        offset[i] += w[i].sum(axis=2) @ mean[span] - rest.sum(axis=2) @ mean[span][kept]
     return reader.patch(new, offset.reshape(-1) if reader.bias is not None else None)
 
 
@@ -102,9 +106,11 @@ class Gauge:
             for number, g in enumerate(order):
                 tell(f"damage {number + 1}/{len(order)}")
                 walk.go(min(starts[g], len(graph.nodes)))
-                patches = [self._patch(curves[g], k) for k in widths[g]]
-                results = pool.map(lambda p: self.distance(walk.rest(p, self.distance.values, one)), patches)
-                found[g] = dict(zip(widths[g], results, strict=True))
+
+                def cut(count: int, curve: Curve = curves[g]) -> float:
+                    return self.distance(walk.rest(self._patch(curve, count), self.distance.values, one))
+
+                found[g] = dict(zip(widths[g], pool.map(cut, widths[g]), strict=True))
         return found
 
     def _patch(self, curve: Curve, count: int) -> Patch:

@@ -24,7 +24,7 @@ from onnxprune.errors import DataError, OptionError
 from onnxprune.feeds import Array, Feed
 from onnxprune.graph import Graph, Node
 from onnxprune.parts import Engine, Walk
-from onnxprune.patch import NOTHING
+from onnxprune.patch import NOTHING, Patch
 
 Floats = NDArray[np.float64]
 Outputs = Mapping[str, Array]
@@ -265,6 +265,19 @@ def _weighted(graph: Graph) -> frozenset[str]:
         if any(n in fixed_by_weights for n in reads):
             found.update(n for n in node.outputs if n not in graph.fixed)
     return frozenset(found)
+
+
+def distance_of(graph: Graph, batches: Sequence[Feed], engine: Engine, kind: str = "auto") -> Distance:
+    """The distance from a model's answers on some batches."""
+    compared = targets(graph, kind)
+    walk = Walk(graph, batches, engine)
+    return Distance(compared, list(walk.rest(NOTHING, [t.value for t in compared], engine)))
+
+
+def off(distance: Distance, graph: Graph, batches: Sequence[Feed], engine: Engine, patch: Patch = NOTHING) -> float:
+    """How far a model's answers on these batches are off."""
+    walk = Walk(graph, batches, engine)
+    return distance(walk.rest(patch, distance.values, engine))
 
 
 def signatures(graph: Graph, feeds: Sequence[Feed], engine: Engine) -> Floats:

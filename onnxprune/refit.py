@@ -11,7 +11,8 @@ hardly a change.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from onnxprune.consumers import Consumer
 from onnxprune.patch import NOTHING, Patch
-from onnxprune.solve import error, ridge
+from onnxprune.solve import error, ridges
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
@@ -28,7 +29,7 @@ Centred = tuple[Floats, Floats, float]
 ROWS = 16384  # im2col rows that a layer is fitted to, at most
 PER_FEATURE = 12  # rows for each feature
 FEATURES = 4608  # with more than these, the map has to do
-RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # in units of the mean variance
+RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)  # in units of the mean variance
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Layer:
 
 @dataclass(eq=False)
 class Moments:
-    """Sums over rows of features [groups, F] and targets [groups, O]."""
+    """Sums over rows of features [groups, F] and targets [groups, O], and of their products: yy is [groups, O]."""
 
     count: int = 0
     f: Any = 0.0
@@ -64,11 +65,17 @@ class Moments:
         self.y = self.y + y.sum(axis=1, dtype=np.float64)
         self.ff = self.ff + x.swapaxes(1, 2) @ x
         self.yf = self.yf + y.swapaxes(1, 2) @ x
-        self.yy = self.yy + np.square(y, dtype=np.float64).sum(axis=(1, 2))
+        self.yy = self.yy + np.square(y, dtype=np.float64).sum(axis=1)
 
     def __add__(self, other: Moments) -> Moments:
         """Of all rows."""
         return Moments(*(getattr(self, n) + getattr(other, n) for n in ("count", "f", "ff", "y", "yf", "yy")))
+
+    def only(self, targets: slice) -> Moments:
+        """With some of the targets."""
+        if not self.count:
+            return self
+        return replace(self, y=self.y[:, targets], yf=self.yf[:, targets], yy=self.yy[:, targets])
 
     def centred(self, free: bool) -> Centred:
         """Means of f fᵀ, y fᵀ and yᵀ y; about the means of f and y where a bias is free."""
@@ -78,7 +85,7 @@ class Moments:
             f, y = self.f / n, self.y / n
             gram = gram - f[:, :, None] * f[:, None, :]
             cross = cross - y[:, :, None] * f[:, None, :]
-            power = power - np.square(y).sum(axis=1)
+            power = power - np.square(y)
         return gram, cross, float(np.sum(power))
 
     def offset(self, w: Floats) -> Floats:
@@ -114,21 +121,26 @@ class Refit:
         """
         self.whole, self.cut, self.rng = whole, cut, rng
         self.kept_x, self.kept_y = kept
-        features = cut.weights.shape[2] * cut.weights.shape[3]
+        groups, self.outputs, channels, self.taps = cut.weights.shape
+        features = channels * self.taps
         self.each = max(1, -(-min(ROWS, max(ROWS // 4, PER_FEATURE * features)) // max(samples, 1)))
         self.free = cut.bias is not None
         self.rows = Moments(), Moments()  # to fit to, to choose with
-        self.maps = Moments(), Moments()
+        self.maps = Moments(), Moments()  # of channels alone, where there are several taps
         self.maps_too = method in ("channel", "full")
         self.fits_too = method == "full" and features <= FEATURES
+        self.plain = cut.weights.reshape(groups, self.outputs, -1)
 
     def add(self, choosing: bool, x: Array, y: Array, thin: Array) -> None:
         """A batch: the original's input and result, and the cut model's input."""
-        places = self.cut.places(thin.shape, y.shape, self.each, self.rng)
-        features, targets = self.cut.features(thin, places), self.whole.targets(y, places)[:, self.kept_y]
-        groups = self.cut.groups
-        self.rows[choosing].add(features.reshape(len(features), groups, -1), targets.reshape(len(targets), groups, -1))
-        if self.maps_too:
+        places, groups = self.cut.places(thin.shape, y.shape, self.each, self.rng), self.cut.groups
+        features = self.cut.features(thin, places)
+        rows = len(features)
+        targets = self.whole.targets(y, places)[:, self.kept_y].reshape(rows, groups, -1)
+        if self.maps_too and self.taps == 1:  # the channels of the original are targets beside its results
+            targets = np.concatenate([targets, self.whole.features(x, places)[..., 0]], axis=2)
+        self.rows[choosing].add(features.reshape(rows, groups, -1), targets)
+        if self.maps_too and self.taps > 1:
             wide, narrow = (np.moveaxis(v, self.whole.x.axis, -1) for v in (x, thin))
             wide, narrow = wide.reshape(-1, wide.shape[-1]), narrow.reshape(-1, narrow.shape[-1])
             drawn = np.sort(self.rng.permutation(len(wide))[: self.each * max(1, x.shape[0])])
@@ -141,32 +153,29 @@ class Refit:
         Args:
             everything: fit the chosen repair once more, to all rows.
         """
-        fit, check = self.rows
-        maps = self.maps[0]
+        mine, others = slice(self.outputs), slice(self.outputs, None)
+        fit, check = (m.only(mine) for m in self.rows)
+        maps = self.maps if self.taps > 1 else tuple(m.only(others) for m in self.rows)
+        fit_map = maps[0]
         if not check.count or not fit.count:  # too few samples to hold some out
             fit = check = fit + check
-            maps = maps + self.maps[1]
-        plain = self.cut.weights.reshape(self.cut.groups, self.cut.weights.shape[1], -1)
+            fit_map = maps[0] + maps[1]
         centred, test = fit.centred(self.free), check.centred(self.free)
-        apart = maps.centred(self.free) if maps.count else None
 
         def risk(w: Floats, offset: Floats) -> float:
             lean = np.square(check.offset(w) - offset).sum() if self.free else 0.0
             return error(w, *test) + float(lean)
 
-        def risk_of(repair: _Repair) -> float:
-            return risk(repair.w, fit.offset(repair.w))
-
-        before = risk(plain, self.cut.offset.reshape(plain.shape[:2]))
-        tried = [_Repair("bias", None, plain)] if self.free else []
-        if apart:
-            tried += [_Repair("channel", strength, self._mapped(apart, strength)) for strength in RIDGES]
-        risks = [risk_of(repair) for repair in tried]
+        before = risk(self.plain, self.cut.offset.reshape(self.plain.shape[:2]))
+        tried = [_Repair("bias", None, self.plain)] if self.free else []
+        if self.maps_too:
+            tried += self._mapped(fit_map, RIDGES)
+        risks = [risk(repair.w, fit.offset(repair.w)) for repair in tried]
         if self.fits_too:
             best = tried[int(np.argmin(risks))] if tried else None
-            priors = [plain] + ([best.w] if best and best.method == "channel" else [])
-            fits = [self._fitted(centred, prior, strength) for prior in priors for strength in RIDGES]
-            risks += [risk_of(repair) for repair in fits]
+            priors = [self.plain] + ([best.w] if best and best.method == "channel" else [])
+            fits = _fitted(centred, priors, RIDGES)
+            risks += [risk(repair.w, fit.offset(repair.w)) for repair in fits]
             tried += fits
         least = min(risks, default=np.inf)
         scale = max(test[2], np.finfo(float).tiny)
@@ -175,31 +184,44 @@ class Refit:
             return NOTHING, Layer(name, "none", None, before / scale, before / scale)
         found = tried[risks.index(least)]
         if everything and fit is not check:
-            fit, maps = fit + check, maps + self.maps[1]
-            found = self._again(found, fit, maps)
+            fit = fit + check
+            found = self._again(found, fit, maps[0] + maps[1])
         offset = fit.offset(found.w).reshape(-1) if self.free else None
         patch = self.cut.patch(found.w.reshape(self.cut.weights.shape), offset)
         return patch, Layer(name, found.method, found.ridge, before / scale, least / scale)
 
     def _again(self, found: _Repair, fit: Moments, maps: Moments) -> _Repair:
         """The same repair with other rows."""
-        if found.method == "channel" and found.ridge is not None:
-            return found._replace(w=self._mapped(maps.centred(self.free), found.ridge))
-        if found.prior is not None and found.ridge is not None:
-            return self._fitted(fit.centred(self.free), found.prior, found.ridge)
-        return found
+        if found.ridge is None:
+            return found
+        if found.prior is None:
+            return self._mapped(maps, [found.ridge])[0]
+        return _fitted(fit.centred(self.free), [found.prior], [found.ridge])[0]
 
-    def _fitted(self, centred: Centred, prior: Floats, strength: float) -> _Repair:
-        gram, cross, _ = centred
-        return _Repair("full", strength, ridge(gram, cross, prior, strength), prior)
+    def _mapped(self, maps: Moments, strengths: Sequence[float]) -> list[_Repair]:
+        """Every tap of the original's weights written by the channels that the cut model has.
 
-    def _mapped(self, centred: Centred, strength: float) -> Floats:
-        """The original's weights on its channels, written by those that the cut model has: B in every tap."""
-        gram, cross, _ = centred
-        # Drawn to the channels themselves: a kept channel writes itself.
-        identity = np.stack([np.eye(cross.shape[1])[:, kept] for kept in self.kept_x.reshape(cross.shape[:2])])
-        b = ridge(gram, cross, identity, strength)
+        Its targets are W x; it is drawn to its own weights: a kept channel writes itself.
+        """
+        gram, cross, _ = maps.centred(self.free)
         whole = self.whole.weights
         rows = whole.reshape(-1, *whole.shape[2:])[self.kept_y].reshape(len(whole), -1, *whole.shape[2:])
-        mapped = np.moveaxis(rows, 2, 3) @ b[:, None]  # [groups, O, taps, channels] x [channels, kept]
-        return np.asarray(np.moveaxis(mapped, 3, 2).reshape(*mapped.shape[:2], -1))
+        by_tap = np.moveaxis(rows, 3, 2).reshape(len(whole), -1, whole.shape[2])  # groups, outputs and taps, channels
+        kept = self.kept_x.reshape(len(whole), -1)
+        prior = np.stack([r[:, k] for r, k in zip(by_tap, kept, strict=True)])
+        found = ridges(gram, by_tap @ cross, [prior], strengths)
+
+        def laid(w: Floats) -> Floats:
+            return np.asarray(np.moveaxis(w.reshape(*rows.shape[:2], self.taps, -1), 3, 2).reshape(self.plain.shape))
+
+        return [_Repair("channel", s, laid(w)) for s, (w,) in zip(strengths, found, strict=True)]
+
+
+def _fitted(centred: Centred, priors: Sequence[Floats], strengths: Sequence[float]) -> list[_Repair]:
+    gram, cross, _ = centred
+    found = ridges(gram, cross, priors, strengths)
+    return [
+        _Repair("full", s, w, prior)
+        for s, made in zip(strengths, found, strict=True)
+        for w, prior in zip(made, priors, strict=True)
+    ]

@@ -1,4 +1,4 @@
-"""Closed forms: least squares from moments, which channels can be written by others, and at what error.
+"""Closed forms: least squares from moments, and at what error.
 
 Everything is in float64 and takes a stack of problems in the leading axes (one a group of a grouped convolution).
 """
@@ -6,7 +6,6 @@ Everything is in float64 and takes a stack of problems in the leading axes (one 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import scipy.linalg
@@ -24,11 +23,16 @@ def ridge(gram: Floats, cross: Floats, prior: Floats, strength: float) -> Floats
         prior: [..., O, F], what W is drawn to.
         strength: of the pull, in units of the mean diagonal.
     """
-    size = gram.shape[-1]
-    pull = strength * np.maximum(np.trace(gram, axis1=-2, axis2=-1) / max(size, 1), np.finfo(float).tiny)
-    regular = gram + pull[..., None, None] * np.eye(size)
-    left = cross - prior @ gram
-    return prior + solve(regular, left)
+    return ridges(gram, cross, [prior], [strength])[0][0]
+
+
+def ridges(gram: Floats, cross: Floats, priors: Sequence[Floats], strengths: Sequence[float]) -> list[list[Floats]]:
+    """`ridge` for every prior at every strength: found[strength][prior]; a matrix is factored once a strength."""
+    size, rows = gram.shape[-1], cross.shape[-2]
+    mean = np.maximum(np.trace(gram, axis1=-2, axis2=-1) / max(size, 1), np.finfo(float).tiny)[..., None, None]
+    left = np.concatenate([cross - prior @ gram for prior in priors], axis=-2)
+    changes = [solve(gram + strength * mean * np.eye(size), left) for strength in strengths]
+    return [[prior + change[..., n * rows : (n + 1) * rows, :] for n, prior in enumerate(priors)] for change in changes]
 
 
 def solve(symmetric: Floats, right: Floats) -> Floats:
@@ -49,24 +53,3 @@ def _solve(symmetric: Floats, right: Floats) -> Floats:
 def error(w: Floats, gram: Floats, cross: Floats, power: float) -> float:
     """Mean squared error Σ‖y - W x‖² from moments: power is that of the targets, tr(E yyᵀ)."""
     return float(np.sum((w @ gram - 2 * cross) * w) + power)
-
-
-def chosen(
-    candidates: Sequence[Any], gram: Floats, cross: Floats, power: float, weights: Sequence[Floats]
-) -> tuple[Any, float]:
-    """The candidate whose weights have the least error on moments of other samples."""
-    errors = [error(w, gram, cross, power) for w in weights]
-    best = int(np.argmin(errors))
-    return candidates[best], errors[best]
-
-
-def written_by(sigma: Floats, kept: NDArray[np.intp], strength: float = 1e-2) -> Floats:
-    """B [..., C, kept]: how the kept channels best write all channels, in the sense of a covariance [..., C, C]."""
-    inner = sigma[..., kept[:, None], kept]
-    size = kept.size
-    pull = strength * np.trace(sigma, axis1=-2, axis2=-1) / max(sigma.shape[-1], 1)
-    pull = np.maximum(pull, np.finfo(float).tiny)
-    identity = np.broadcast_to(np.eye(sigma.shape[-1])[:, kept], (*sigma.shape[:-1], size))
-    # Drawn to the channels themselves: a kept channel that nothing else needs is left as it is.
-    left = sigma[..., :, kept] - identity @ inner
-    return np.asarray(identity + solve(inner + pull[..., None, None] * np.eye(size), left))

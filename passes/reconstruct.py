@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from onnxprune.coupling import couple
+from onnxprune.divergence import distance_of, off
 from onnxprune.errors import OptionError
 from onnxprune.graph import Graph
 from onnxprune.parts import Engine
@@ -12,7 +13,6 @@ from onnxprune.passes import register
 from onnxprune.patch import patched
 from onnxprune.plan import removed_units
 from onnxprune.recovery import AUTO, Pair, recover, resolve_method
-from onnxprune.stages import distance_of, off
 from onnxprune.steps import Context, Outcome
 
 

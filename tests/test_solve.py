@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from onnxprune.solve import chosen, error, ridge, solve, written_by
+from onnxprune.solve import error, ridge, ridges, solve
 
 Floats = NDArray[np.float64]
 
@@ -71,22 +71,21 @@ def test_the_error_from_moments(rng: np.random.Generator) -> None:
     power = float(np.square(y).sum() / len(y))
     assert error(w, gram, cross, power) == pytest.approx(float(np.square(y - x @ w.T).sum() / len(y)))
     best = ridge(gram, cross, w, 1e-9)
-    assert chosen(["w", "best"], gram, cross, power, [w, best])[0] == "best"
+    assert error(best, gram, cross, power) < error(w, gram, cross, power)
 
 
-def test_kept_channels_write_themselves(rng: np.random.Generator) -> None:
+def test_ridges_are_many_ridges(rng: np.random.Generator) -> None:
+    gram, cross = moments(rng.standard_normal((40, 5)), rng.standard_normal((40, 3)))
+    priors, strengths = [rng.standard_normal((3, 5)) for _ in range(2)], (1e-2, 1.0, 10.0)
+    for made, strength in zip(ridges(gram, cross, priors, strengths), strengths, strict=True):
+        for found, prior in zip(made, priors, strict=True):
+            np.testing.assert_allclose(found, ridge(gram, cross, prior, strength), rtol=1e-10)
+
+
+def test_channels_are_written_by_the_kept_ones(rng: np.random.Generator) -> None:
+    """A consumer W of channels that depend on each other needs only some of them; what needs nothing else stays."""
     x = rng.standard_normal((400, 8))
     x[:, 5] = 2 * x[:, 0] - x[:, 2]
-    sigma = np.cov(x.T)
-    kept = np.array([0, 2, 3, 7])
-    for strength in (1e-6, 1e-2, 10.0):
-        np.testing.assert_allclose(written_by(sigma, kept, strength)[kept], np.eye(4), atol=1e-9)
-    b = written_by(sigma, kept, 1e-6)
-    np.testing.assert_allclose(b[5], [2, -1, 0, 0], atol=1e-3)
-    stack = written_by(np.stack([sigma, 2 * sigma]), kept)
-    np.testing.assert_allclose(stack[0], stack[1], rtol=1e-8, atol=1e-12)
-
-
-def test_dead_channels_write_nothing() -> None:
-    b = written_by(np.zeros((4, 4)), np.array([1, 2]))
-    np.testing.assert_allclose(b, np.eye(4)[:, [1, 2]])
+    sigma, kept, w = np.cov(x.T), np.array([0, 1, 2, 3, 4, 6, 7]), rng.standard_normal((3, 8))
+    found = ridge(sigma[np.ix_(kept, kept)], w @ sigma[:, kept], w[:, kept], 1e-9)
+    np.testing.assert_allclose(x[:, kept] @ found.T, x @ w.T, atol=1e-5)

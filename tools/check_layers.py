@@ -72,6 +72,7 @@ ROOMS = (
     "latency",
     "allocation",
     "budget",
+    "survey",
     "stages",
     "lossless",
     "steps",
