@@ -35,6 +35,7 @@ class Statistics:
     """What was seen along one axis of a value.
 
     Attributes:
+        samples: seen, over all batches.
         count: places seen, over all samples.
         total, squares: [channels], sums over all places of x and of x².
         rows: places that were sampled, for what follows.
@@ -49,6 +50,7 @@ class Statistics:
     zeros: Floats
     second: Floats | None
     shape: tuple[int, ...] = ()
+    samples: int = 0
     count: int = 0
     rows: int = 0
 
@@ -70,8 +72,9 @@ class Statistics:
         mean = self.first / max(self.rows, 1)
         return self.second / max(self.rows, 1) - np.outer(mean, mean)
 
-    def add(self, total: Array, squares: Array, sampled: Array, count: int) -> None:
+    def add(self, total: Array, squares: Array, sampled: Array, count: int, samples: int) -> None:
         """Another batch."""
+        self.samples += samples
         self.total += total
         self.squares += squares
         self.count += count
@@ -125,7 +128,7 @@ def calibrate(
                     f"{graph.name}: {dim.value!r} has NaN or infinite values on these inputs; check the data"
                 )
             stats = found.setdefault(dim, _nothing(total.size, wanted[dim], tuple(shape.tolist())))
-            stats.add(total, squares, sampled, int(shape.prod()) // max(total.size, 1))
+            stats.add(total, squares, sampled, int(shape.prod()) // max(total.size, 1), rows(feed))
     return found
 
 

@@ -6,7 +6,8 @@ Removing the channels D of a consumer y = W x, and letting the others make up fo
 
 and changes W by -W_D (M_DD)^-1 M_D: (Hassibi & Stork 1993, Optimal Brain Surgeon; in blocks, Kurtic et al. 2022). Both
 M and K = WᵀW are downdated as channels go, so that one sweep gives the order and the whole error curve. The error of a
-unit is summed over all consumers of the group, each in units of the variance of its own result.
+unit is summed over all consumers of the group, each in units of the variance of its own result. The fewer the samples,
+the less Σ is to be believed: λ falls with their number.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from onnxprune.rules.base import Dim
 Floats = NDArray[np.float64]
 Index = NDArray[np.intp]
 
-DAMPING = 0.1  # λ, of the mean variance
+PRIOR = 3.0  # samples of channels that know nothing of each other, that λ stands for
 STEPS = 16  # batches in which the units of a group go
 
 
@@ -112,7 +113,7 @@ def _problems(reader: Consumer, local: Index, moments: Mapping[Dim, Statistics])
     if not reader.mixes or (unit < 0).all():
         return []
     stats, w = moments[reader.x], reader.weights
-    each = w.shape[2]
+    each, damping = w.shape[2], PRIOR / max(stats.samples, PRIOR)
     flat = np.moveaxis(w, 2, 1).reshape(len(w), each, -1)  # channels of a group, everything else
     grams = flat @ flat.swapaxes(1, 2) if stats.second is not None else None
     squares = np.einsum("gcf,gcf->gc", flat, flat)
@@ -128,11 +129,11 @@ def _problems(reader: Consumer, local: Index, moments: Mapping[Dim, Statistics])
         if (unit[span] < 0).all():
             continue
         if covariance is None or grams is None:
-            damped = stats.variance[span] + DAMPING * stats.variance.mean()
+            damped = stats.variance[span] + damping * stats.variance.mean()
             k, m = squares[i], 1.0 / np.maximum(damped, np.finfo(float).tiny)
         else:
             sigma = covariance[span, span]
-            pull = max(DAMPING * float(np.trace(covariance)) / len(covariance), np.finfo(float).tiny)
+            pull = max(damping * float(np.trace(covariance)) / len(covariance), np.finfo(float).tiny)
             k, m = grams[i], np.linalg.inv(sigma + pull * np.eye(each))
         made.append(_Problem(unit[span], k, m, weight))
     return made

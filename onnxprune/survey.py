@@ -126,7 +126,7 @@ def first_widths(left: Counts, step: Counts, room: Counts) -> Counts:
     """
     kept = -(-np.floor(left * (1 - FIRST)).astype(np.intp) // step) * step
     narrower = (np.maximum(left, 1) - 1) // step * step
-    return np.minimum(left - np.minimum(kept, narrower), room)
+    return np.asarray(np.minimum(left - np.minimum(kept, narrower), room), dtype=np.intp)
 
 
 def interpolated(curve: Curve, points: dict[int, float], usual: float) -> Floats:
