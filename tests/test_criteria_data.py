@@ -1,0 +1,260 @@
+"""Criteria that see data: each against its formula, written out on what ONNX Runtime computes."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from onnx import ModelProto, helper, numpy_helper
+
+import onnxprune
+from onnxprune import calibrate
+from onnxprune.coupling import couple
+from onnxprune.criteria.base import CRITERIA, Context, score
+from onnxprune.errors import OptionError
+from onnxprune.graph import load
+from onnxprune.groups import Coupling
+from onnxprune.observe import observe
+from onnxprune.parts import Engine
+from onnxprune.rules.base import Dim
+from onnxprune.runtime import run, session
+from onnxprune.testing import Builder, arrays, close
+
+Array = NDArray[Any]
+Feeds = list[dict[str, Array]]
+NAMES = ("flap", "reconstruction", "wanda")
+
+
+class Layer(NamedTuple):
+    """A consumer: its weight and result are called `name` and `name.y`."""
+
+    name: str
+    x: str
+    groups: int = 1
+
+
+class Net(NamedTuple):
+    """A model, and the consumers of the channels that `a` makes."""
+
+    model: ModelProto
+    layers: tuple[Layer, ...]
+
+
+def start(channels: int, bias: bool = True) -> tuple[Builder, str]:
+    b = Builder()
+    y = b.conv(b.input("x", 4, 3, 6, 5), channels, name="a", bias=bias)
+    return b, b.op("Relu", y, name="r")
+
+
+def convolve(b: Builder, layer: Layer, out: int, kernel: int = 1, scale: float = 1.0) -> str:
+    """The layer without a bias, its weights scaled."""
+    shape = (out, b.shape(layer.x)[1] // layer.groups, kernel, kernel)
+    w = b.const((b.rng.standard_normal(shape) * scale).astype(np.float32), layer.name)
+    return b.op("Conv", layer.x, w, name=f"{layer.name}.y", group=layer.groups, pads=[kernel // 2] * 4)
+
+
+def two(kernel: int = 1, groups: int = 1, scale: float = 100.0) -> Net:
+    """A consumer, and one whose results are `scale` times as large."""
+    b, y = start(8)
+    layers = Layer("b", y), Layer("c", y, groups)
+    ys = [convolve(b, layers[0], 6, kernel), convolve(b, layers[1], 4, kernel, scale)]
+    return Net(b.model(*(close(b, b.op("Relu", y), name=f"out{i}") for i, y in enumerate(ys))), layers)
+
+
+def flat() -> Net:
+    """A unit owns 30 columns of a Gemm."""
+    b, y = start(4)
+    y = b.op("Flatten", y, name="rows")
+    w = b.weight(7, b.shape(y)[1], name="b")
+    return Net(b.model(b.op("Gemm", y, w, transB=1, name="b.y")), (Layer("b", y),))
+
+
+def depthwise() -> Net:
+    """A depthwise convolution reads the same channels as a layer in which they meet, and lies before another."""
+    b, y = start(8)
+    layers = Layer("b", b.op("Relu", b.conv(y, 8, group=8), name="d")), Layer("c", y)
+    return Net(b.model(*(b.op("Relu", convolve(b, layer, 6, 3)) for layer in layers)), layers)
+
+
+CASES: dict[str, Callable[[], Net]] = {
+    "1x1": two,
+    "3x3": lambda: two(3),
+    "grouped": lambda: two(groups=2),
+    "grouped-3x3": lambda: two(3, groups=2),
+    "flat": flat,
+    "depthwise": depthwise,
+}
+EXACT = ("1x1", "grouped", "flat")  # one tap: nothing is approximate
+
+
+def feeds(count: int = 3) -> Feeds:
+    rng = np.random.default_rng(1)
+    return [{"x": rng.standard_normal((4, 3, 6, 5)).astype(np.float32)} for _ in range(count)]
+
+
+def scores(name: str, model: ModelProto) -> tuple[Coupling, Array]:
+    coupling = couple(load(model))
+    seen = observe(coupling, feeds(), Engine(threads=1))
+    return coupling, CRITERIA.get(name)(Context(coupling, readers=seen.readers, moments=seen.moments))
+
+
+def values(model: ModelProto, name: str) -> Array:
+    """What the model computes there on all inputs: [places, channels]."""
+    full = ModelProto()
+    full.CopyFrom(model)
+    del full.graph.output[:]
+    full.graph.output.append(helper.make_empty_tensor_value_info(name))
+    ready = session(full, threads=1, optimize=False)
+    made = np.concatenate([run(ready, feed)[name] for feed in feeds()])
+    return np.moveaxis(made, 1, -1).reshape(-1, made.shape[1]).astype(np.float64)
+
+
+def wide(weights: Array, groups: int) -> Array:
+    """[outputs, channels, taps] of a grouped convolution, with zeros for channels of other groups."""
+    out, each = weights.shape[:2]
+    made = np.zeros((out, each * groups, int(np.prod(weights.shape[2:]))))
+    for o in range(out):
+        first = o // (out // groups) * each
+        made[o, first : first + each] = weights[o].reshape(each, -1)
+    return made
+
+
+def power(w: Array, x: Array) -> float:
+    """The mean square of the result, tap by tap."""
+    return float(sum(np.square(x @ w[:, :, t].T).sum(axis=1).mean() for t in range(w.shape[2])))
+
+
+def written_out(name: str, w: Array, x: Array, own: Array) -> float:
+    """The worth of these channels for a consumer [outputs, channels, taps] that reads x."""
+    centred = x - x.mean(axis=0)
+    if name == "wanda":
+        return float(sum(np.abs(w[:, c]).sum() * np.linalg.norm(x[:, c]) for c in own) / np.sqrt(len(x) * power(w, x)))
+    if name == "flap":
+        return float(sum(np.square(w[:, c]).sum() * x[:, c].var() for c in own) / power(w, centred))
+    return power(w[:, own], x[:, own]) / power(w, x)
+
+
+def own(coupling: Coupling, layer: Layer, unit: int) -> Array:
+    units = coupling.unit_of(Dim(layer.x, 1))
+    assert units is not None
+    return np.flatnonzero(units == unit)
+
+
+def of_a(coupling: Coupling) -> Array:
+    """The units that `a` makes."""
+    return next(g.units for g in coupling.groups if any(m.constant == "a" and m.role == "out" for m in g.members))
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("name", NAMES)
+def test_the_formula(name: str, case: str) -> None:
+    """Summed over consumers, each in units of its own result."""
+    net = CASES[case]()
+    coupling, found = scores(name, net.model)
+    weights = {layer: wide(arrays(net.model)[layer.name].astype(np.float64), layer.groups) for layer in net.layers}
+    x = {layer: values(net.model, layer.x) for layer in net.layers}
+    units = of_a(coupling)
+    assert units.size > 1
+    wanted = [sum(written_out(name, weights[n], x[n], own(coupling, n, u)) for n in net.layers) for u in units]
+    np.testing.assert_allclose(found[units], wanted, rtol=1e-3)
+
+
+@pytest.mark.parametrize("case", EXACT)
+def test_reconstruction_is_the_error_of_the_results(case: str) -> None:
+    """The same model, the columns of a unit zeroed."""
+    net = CASES[case]()
+    coupling, found = scores("reconstruction", net.model)
+    for unit in of_a(coupling):
+        error = 0.0
+        for layer in net.layers:
+            full = wide(arrays(net.model)[layer.name], layer.groups)
+            full[:, own(coupling, layer, unit)] = 0
+            y, without = values(net.model, f"{layer.name}.y"), values(net.model, layer.x) @ full[:, :, 0].T
+            error += float(np.square(y - without).sum() / np.square(y).sum())
+        assert found[unit] == pytest.approx(error, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_many_channels(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where pairs are not kept, the channels are taken to be uncorrelated."""
+    net = two(groups=2)
+    monkeypatch.setattr(calibrate, "DENSE", 2)
+    coupling, found = scores(name, net.model)
+    wanted = np.zeros(coupling.units)
+    for layer in net.layers:
+        w, x = wide(arrays(net.model)[layer.name].astype(np.float64), layer.groups)[:, :, 0], values(net.model, layer.x)
+        squares, mean = np.square(w).sum(axis=0), np.square(x).mean(axis=0)
+        each = {
+            "flap": squares * x.var(axis=0) / (squares @ x.var(axis=0)),
+            "reconstruction": squares * mean / (squares @ mean),
+            "wanda": np.abs(w).sum(axis=0) * np.sqrt(mean / (squares @ mean)),
+        }[name]
+        for unit in of_a(coupling):
+            wanted[unit] += each[own(coupling, layer, unit)].sum()
+    np.testing.assert_allclose(found[of_a(coupling)], wanted[of_a(coupling)], rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_consumers_of_any_scale_count_alike(name: str) -> None:
+    (_, one), (_, other) = (scores(name, two(scale=s).model) for s in (1.0, 1000.0))
+    np.testing.assert_allclose(one, other, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_dead_consumer_adds_nothing(name: str) -> None:
+    net = two(scale=0.0)
+    coupling, found = scores(name, net.model)
+    b = net.layers[0]
+    w, x = wide(arrays(net.model)["b"].astype(np.float64), 1), values(net.model, b.x)
+    wanted = [written_out(name, w, x, own(coupling, b, u)) for u in of_a(coupling)]
+    np.testing.assert_allclose(found[of_a(coupling)], wanted, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_units_of_dead_consumers_alone_are_worth_nothing(name: str) -> None:
+    b, y = start(8)
+    coupling, found = scores(name, b.model(b.op("Relu", convolve(b, Layer("b", y), 6, scale=0.0))))
+    assert (found[of_a(coupling)] == 0).all()
+
+
+def test_channels_that_do_not_fluctuate() -> None:
+    """The rounding of sums in float32 is no variance."""
+    model = two().model
+    weights = next(t for t in model.graph.initializer if t.name == "a")
+    weights.raw_data = np.zeros_like(numpy_helper.to_array(weights)).tobytes()
+    _, found = scores("flap", model)
+    assert (found < 0.5).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_units_that_no_consumer_reads(name: str) -> None:
+    b, y = start(8)
+    read = b.op("Relu", b.conv(y, 6, name="b"))
+    y = b.op("Einsum", read, b.weight(6, 5), equation="nchw,co->nohw")
+    coupling, found = scores(name, b.model(y))
+    made = next(g.units for g in coupling.groups if any(m.constant == "b" and m.role == "out" for m in g.members))
+    assert np.isnan(found[made]).all() and np.isfinite(found[of_a(coupling)]).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_without_data(name: str) -> None:
+    with pytest.raises(OptionError, match=f"--criterion {name} looks at activations: give --data"):
+        score(couple(load(two().model)), name)
+    with pytest.raises(OptionError, match="give --data"):
+        onnxprune.prune(two().model, criterion=name, validate=False)
+
+
+@pytest.mark.parametrize("scope", ["auto", "damage"])
+@pytest.mark.parametrize("name", NAMES)
+def test_end_to_end(name: str, scope: str) -> None:
+    b, y = start(16)
+    y = b.op("Relu", b.conv(y, 24, name="b"))
+    y = b.op("Relu", b.conv(y, 24, group=24))
+    model = b.model(close(b, b.op("Flatten", b.op("GlobalAveragePool", y))))
+    data = np.random.default_rng(0).standard_normal((32, 3, 6, 5)).astype(np.float32)
+    checks = onnxprune.Checks(seconds=0)
+    result = onnxprune.prune(model, "macs=0.6", name, data, scope=scope, align=1, threads=1, checks=checks)
+    record = result.record
+    assert record["parity"]["exact"]
+    assert record["macs"]["after"] <= 0.6 * record["macs"]["before"]
