@@ -14,6 +14,8 @@ from onnxprune.feeds import Feed, InputSpec, batched, rows
 
 MOST = 512  # samples that are used; of more, some are passed over, evenly
 CHOOSE, ASIDE = 48, 64  # the most that choose and that are put aside; all others fit
+FEW = 8  # that choose, however dear
+CHOOSING, FITTING = 64e9, 512e9  # MACs of one run over the samples that choose, and that stages fit to
 FEWEST = 5
 PARTS = 8  # clusters of samples that are alike, at least
 BATCH = 32
@@ -26,12 +28,14 @@ class Samples:
 
     Attributes:
         fit: weights are fitted to them.
+        late: weights are fitted to them, too, where that is done once, at the end.
         choose: the widths are chosen on them: damage must be measured on what the weights have not seen.
         aside: nothing is made with them; they tell what the result is worth.
         seen: samples in the data.
     """
 
     fit: tuple[Feed, ...]
+    late: tuple[Feed, ...]
     choose: tuple[Feed, ...]
     aside: tuple[Feed, ...]
     seen: int
@@ -39,12 +43,12 @@ class Samples:
     @property
     def counts(self) -> dict[str, int]:
         """For the record."""
-        parts = {"fit": self.fit, "choose": self.choose, "aside": self.aside}
+        parts = {"fit": (*self.fit, *self.late), "choose": self.choose, "aside": self.aside}
         return {"seen": self.seen} | {name: sum(map(rows, part)) for name, part in parts.items()}
 
 
 def split(
-    feeds: Sequence[Feed], inputs: Mapping[str, InputSpec], alike: NDArray[np.intp], seen: int, choose: int = CHOOSE
+    feeds: Sequence[Feed], inputs: Mapping[str, InputSpec], alike: NDArray[np.intp], seen: int, macs: float = 0.0
 ) -> Samples:
     """Part the data: of eight samples two choose, one is put aside, five fit; those that are alike stay together.
 
@@ -56,8 +60,10 @@ def split(
         inputs: what the model takes.
         alike: [feeds], the cluster that each belongs to.
         seen: samples in the data, of which these are some.
-        choose: the most samples that choose.
+        macs: of a feed: where they are many, fewer choose, and fewer are fitted to in stages.
     """
+    choose, fit = (int(budget / macs) if macs else len(feeds) for budget in (CHOOSING, FITTING))
+    choose = max(min(choose, CHOOSE), FEW)
     quota = {"fit": 5 / 8, "choose": 2 / 8, "aside": 1 / 8}
     limits = {"fit": len(feeds), "choose": choose, "aside": ASIDE}
     parts: dict[str, list[int]] = {part: [] for part in quota}
@@ -70,6 +76,10 @@ def split(
     if not all(parts.values()):  # all are alike
         order = ("fit", "choose", "fit", "fit", "aside")
         parts = {part: [i for i in range(len(feeds)) if order[i % 5] == part] for part in quota}
+    every = max(1, -(-len(parts["fit"]) // max(fit, CHOOSE)))
+    parts["fit"].sort()
+    parts["late"] = [i for n, i in enumerate(parts["fit"]) if n % every]
+    parts["fit"] = parts["fit"][::every]
     largest = max(v.size // rows(feed) for feed in feeds[:1] for v in feed.values())
     size = min(BATCH, max(1, ELEMENTS // max(largest, 1)))
     made = {p: tuple(batched((feeds[i] for i in sorted(found)), inputs, size)) for p, found in parts.items()}

@@ -66,8 +66,8 @@ class Context:
         folder = Path(tempfile.mkdtemp(dir=self.file.parent))
         return stream(folder / (name or self.file.name), maker)
 
-    def samples(self, graph: Graph) -> Samples:
-        """The data in three parts.
+    def samples(self, graph: Graph, macs: float = 0.0) -> Samples:
+        """The data in parts; `macs`: of a run of the model, where known, so that no more is run than needed.
 
         Raises:
             DataError: none are given, or too few.
@@ -79,7 +79,7 @@ class Context:
             check(feeds, seen, graph.name)
             with self.stage("data"):
                 alike = clusters(signatures(graph, feeds, Engine(self.provider, self.threads)))
-            self.memo["samples"] = split(feeds, self.data.inputs, alike, seen)
+            self.memo["samples"] = split(feeds, self.data.inputs, alike, seen, macs)
         found: Samples = self.memo["samples"]
         return found
 

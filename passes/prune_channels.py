@@ -20,6 +20,7 @@ from onnxprune.allocation import (
     problem_of,
 )
 from onnxprune.calibrate import shapes_met
+from onnxprune.cost import macs
 from onnxprune.coupling import couple
 from onnxprune.criteria.base import AUTO, CRITERIA, SEEING, score
 from onnxprune.errors import OptionError
@@ -127,7 +128,8 @@ class PruneChannels:
         seen: tuple[Any, ...] = ()
         if context.data is not None and self._criterion(context) in SEEING:
             engine = Engine(context.provider, context.threads)
-            seen = observe(coupling, context.samples(coupling.graph).fit, engine, self.seed)
+            samples = context.samples(coupling.graph, macs(coupling).before)
+            seen = observe(coupling, samples.fit, engine, self.seed)
         return score(coupling, self._criterion(context), self.combine, self.normalise, self.seed, *seen)
 
     def _observe(self, coupling: Coupling, context: Context) -> None:
@@ -144,7 +146,8 @@ class PruneChannels:
         problem = problem_of(coupling, free, limits)
         measure = measure_of(problem, target)
         bound = bound_of(problem, measure, target, limits)
-        samples, engine = context.samples(coupling.graph), Engine(context.provider, context.threads)
+        samples = context.samples(coupling.graph, macs(coupling).before)
+        engine = Engine(context.provider, context.threads)
         criterion = None if self.criterion in (AUTO, "obs") else self.criterion
         search = Staged(
             coupling=coupling,

@@ -45,7 +45,14 @@ class Reconstruct:
             distance = distance_of(original.graph, samples.aside, engine, self.distance)
             before = off(distance, graph, samples.aside, engine)
             patch, layers = recover(
-                pair, samples.fit, samples.choose, method, engine, self.seed, everything=True, tell=context.on_stage
+                pair,
+                (*samples.fit, *samples.late),
+                samples.choose,
+                method,
+                engine,
+                self.seed,
+                everything=True,
+                tell=context.on_stage,
             )
             after = off(distance, graph, samples.aside, engine, patch)
             worse = not after < before

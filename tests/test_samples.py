@@ -41,6 +41,18 @@ def test_no_part_is_empty_where_all_are_alike(kinds: int) -> None:
     assert all(sum(map(rows, p)) for p in (found.fit, found.choose, found.aside))
 
 
+def test_dear_models_choose_with_less() -> None:
+    """What stages see shrinks; what the last fit sees does not."""
+    found = split(feeds(256), INPUTS, np.arange(256), 256, macs=4e9)
+    cheap = split(feeds(256), INPUTS, np.arange(256), 256, macs=1e8)
+    assert len(numbers(found.choose)) == 16 and len(numbers(cheap.choose)) == 48 and not cheap.late
+    assert 64 <= len(numbers(found.fit)) <= 128
+    assert not numbers(found.fit) & numbers(found.late)
+    parts = (found.fit, found.late, found.choose, found.aside)
+    assert sum(len(numbers(p)) for p in parts) == 256
+    assert len(numbers(split(feeds(64), INPUTS, np.arange(64), 64, macs=1e12).choose)) == 8
+
+
 def test_near_duplicates_are_found() -> None:
     centres = np.random.default_rng(0).standard_normal((8, 5)) * 10
     which = np.arange(32) % 8
