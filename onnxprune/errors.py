@@ -59,6 +59,10 @@ class DataError(OnnxPruneError):
     """Calibration or validation data are missing, unreadable or do not fit the model's inputs."""
 
 
+class MetricError(OnnxPruneError):
+    """The user's own measure (`--metric`) does not load, fails, or returns no number."""
+
+
 class OutputError(OnnxPruneError):
     """A result cannot be written."""
 

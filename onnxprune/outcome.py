@@ -1,13 +1,17 @@
-"""From a decision to a model: cut, and say in the record what was cut and what is locked."""
+"""From a decision to a model: cut, and say in the record what was cut, what is locked and what became smaller."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import ModelProto
 
 from onnxprune import bodies, cost
+from onnxprune import graph as graphs
 from onnxprune.coupling import couple
 from onnxprune.graph import Graph
 from onnxprune.groups import Coupling, Group
@@ -17,16 +21,22 @@ from onnxprune.steps import Context, Outcome
 from onnxprune.surgery import cut, mask
 
 
-def replay(graph: Graph, plan: Plan, context: Context) -> Outcome:
-    """Cut what a plan says.
+@dataclass(frozen=True)
+class Replay:
+    """A pass that cuts what a plan says."""
 
-    Raises:
-        PlanError: it is not a plan for this model.
-    """
-    with context.stage("analysis"):
-        coupling = couple(graph, plan.options)
-        removed = removed_units(coupling, plan)
-    return carry_out(coupling, removed, plan, context)
+    plan: Plan
+
+    def __call__(self, graph: Graph, context: Context) -> Outcome:
+        """Cut.
+
+        Raises:
+            PlanError: it is not a plan for this model.
+        """
+        with context.stage("analysis"):
+            coupling = couple(graph, self.plan.options)
+            removed = removed_units(coupling, self.plan)
+        return carry_out(coupling, removed, self.plan, context)
 
 
 def carry_out(coupling: Coupling, removed: NDArray[np.bool_], plan: Plan, context: Context) -> Outcome:
@@ -78,6 +88,27 @@ def describe(coupling: Coupling, removed: NDArray[np.bool_]) -> dict[str, Any]:
             }
             for x in coupling.locked
         ],
+    }
+
+
+def prepared(original: Graph) -> dict[str, Any]:
+    """What was done to the model so that it could be analysed."""
+    done = {"inlined": list(original.inlined), "folded": list(original.folded)}
+    return {name: what for name, what in done.items() if what}
+
+
+def sizes(original: Graph, pruned: ModelProto | Path, written: Path | None) -> dict[str, Any]:
+    """The record's entries about parameters and files; `written` is the draft of the file."""
+    after = graphs.load(pruned)
+    return {
+        "params": {
+            "before": bodies.total(original),
+            "after": bodies.total(after),
+        },
+        "file_bytes": {
+            "before": graphs.file_bytes(original),
+            "after": sum(p.stat().st_size for p in written.parent.iterdir()) if written else graphs.file_bytes(after),
+        },
     }
 
 

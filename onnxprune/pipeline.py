@@ -13,12 +13,14 @@ from typing import Any
 import onnx
 from onnx import ModelProto
 
-from onnxprune import bodies, inspection, writing
 from onnxprune import graph as graphs
+from onnxprune import inspection, writing
+from onnxprune import metric as metrics
 from onnxprune.data import Feeds, read
 from onnxprune.errors import GateError, OptionError
 from onnxprune.graph import Graph
-from onnxprune.outcome import replay
+from onnxprune.metric import Metric
+from onnxprune.outcome import Replay, prepared, sizes
 from onnxprune.plan import Plan, digest, read_plan
 from onnxprune.rules.base import Options
 from onnxprune.steps import Context, Outcome, Pass
@@ -61,6 +63,7 @@ class Pipeline:
         threads: int | None = None,
         shapes: Mapping[str, tuple[int, ...]] | None = None,
         checks: Checks | None = None,
+        metric: Callable[..., Any] | str | None = None,
         exact: bool = True,
         on_stage: Callable[[str], None] = lambda name: None,
     ) -> Result:
@@ -74,6 +77,8 @@ class Pipeline:
             threads: threads inside an operator.
             shapes: input or inner value -> shape, where the model leaves it open.
             checks: what is measured and which gates must hold; None: nothing is run.
+            metric: the user's measure of a model, run on the original before the work and on the result after it: a
+                function of a `metric.Run` that returns a number or a dict of them, or its name as `--metric` takes it.
             exact: fail unless the result computes the function of the masked original.
             on_stage: told the name of every stage as it begins.
 
@@ -81,6 +86,9 @@ class Pipeline:
             GateError: a gate failed; `record` has the figures, and nothing is written.
             OnnxPruneError: one line that says what is wrong; nothing is written.
         """
+        if metric is not None and checks is None:
+            raise OptionError("--metric runs the models: leave validation on")
+        measured = None if metric is None else metrics.load(metric)
         context = Context(provider, threads, None, dict(shapes or {}), on_stage)
         with context.stage("load"):
             original = graphs.load(model, shapes)
@@ -93,12 +101,13 @@ class Pipeline:
             context = Context(provider, threads, feeds, context.shapes, on_stage, context.seconds)
         record: Record = {"version": 1, "model": original.name, "provider": provider, "threads": threads}
         record["recover"] = "none"
-        record |= _prepared(original)
+        record |= prepared(original)
+        _measure(measured, "before", original, original.path or original.proto, context, record)
         streams = graphs.is_external(original) and (out is not None or graphs.is_big(original))
         with writing.workspace(out) if streams else nullcontext() as folder:
             if folder is not None:
                 context = replace(context, file=folder / Path(out or "model.onnx").name)
-            made, plan = self._run(original, out, checks, exact, context, record)
+            made, plan = self._run(original, out, checks, measured, exact, context, record)
             record["seconds"] = dict(context.seconds)
             return Result(onnx.load(made) if isinstance(made, Path) and out is None else made, plan, record)
 
@@ -107,6 +116,7 @@ class Pipeline:
         original: Graph,
         out: str | os.PathLike[str] | None,
         checks: Checks | None,
+        metric: Metric | None,
         exact: bool,
         context: Context,
         record: Record,
@@ -125,7 +135,7 @@ class Pipeline:
             current = graphs.load(outcome.model, context.shapes) if step is not self.passes[-1] else current
         external = graphs.is_external(original)
         with writing.draft(outcome.model, out, external) if out is not None else nullcontext() as path:
-            record |= _sizes(original, outcome.model, path)
+            record |= sizes(original, outcome.model, path)
             if checks is not None:
                 if plan is not None and not plan.kept and not plan.folds:
                     checks = replace(checks, seconds=0.0)  # the same model: a gate alone makes it worth a measurement
@@ -136,6 +146,7 @@ class Pipeline:
                 if path is not None:
                     original.release()
                 record |= validate(original, pruned, oracle, exact, checks, context, proved)
+                _measure(metric, "after", original, pruned, context, record)
                 record["seconds"] = dict(context.seconds)
                 if failure := failed_gate(record, checks):
                     raise GateError(f"{original.name}: {failure}", record)
@@ -165,6 +176,7 @@ def prune(
     threads: int | None = None,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     checks: Checks | None = None,
+    metric: Callable[..., Any] | str | None = None,
     on_stage: Callable[[str], None] = lambda name: None,
 ) -> Result:
     """Prune a model: the whole main job in one call.
@@ -179,7 +191,7 @@ def prune(
         out: where to write the result.
         scope, align, keep, ratios, combine, normalise, seed, allow_inexact, head_dims, distance: see `PruneChannels`.
         recover: the repair of the remaining weights: none, bias, channel, full, or auto: full where there are data.
-        provider, threads, shapes, checks, on_stage: see `Pipeline.run`.
+        provider, threads, shapes, checks, metric, on_stage: see `Pipeline.run`.
 
     Raises:
         OnnxPruneError: one line that says what is wrong; nothing is written.
@@ -214,17 +226,10 @@ def prune(
         threads=threads,
         shapes=shapes,
         checks=(checks or Checks()) if validate else None,
+        metric=metric,
         exact=not allow_inexact,
         on_stage=on_stage,
     )
-
-
-@dataclass(frozen=True)
-class _Replay:
-    plan: Plan
-
-    def __call__(self, graph: Graph, context: Context) -> Outcome:
-        return replay(graph, self.plan, context)
 
 
 def apply(
@@ -242,7 +247,7 @@ def apply(
         plan: a plan or its file.
         validate: prove the result with ONNX Runtime.
         out: where to write the result.
-        options: data, provider, threads, shapes, checks, on_stage as in `Pipeline.run`.
+        options: data, provider, threads, shapes, checks, metric, on_stage as in `Pipeline.run`.
 
     Raises:
         PlanError: the plan does not fit the model.
@@ -254,7 +259,7 @@ def apply(
     options.setdefault("exact", (same or not made.folds) and not made.options.inexact)
     given = options.pop("checks", None)
     checks = (given or Checks()) if validate else None
-    result = Pipeline([_Replay(made)]).run(model, out=out, checks=checks, **options)
+    result = Pipeline([Replay(made)]).run(model, out=out, checks=checks, **options)
     if not same:
         note = "the plan was made for another file: its cut is replayed, whatever these weights would have asked for"
         result.record["warnings"] = [*result.record.get("warnings", ()), note]
@@ -286,27 +291,20 @@ def inspect(
     original = graphs.load(model, shapes)
     options = Options(align=align, inexact=allow_inexact, head_dims=head_dims)
     record: Record = {"version": 1, "model": original.name}
-    record |= _prepared(original)
+    record |= prepared(original)
     if explain is not None:
         return record | {"explain": inspection.explanation(original, options, explain)}
     return record | inspection.survey(original, options)
 
 
-def _prepared(original: Graph) -> Record:
-    """What was done to the model so that it could be analysed."""
-    done = {"inlined": list(original.inlined), "folded": list(original.folded)}
-    return {name: what for name, what in done.items() if what}
-
-
-def _sizes(original: Graph, pruned: ModelProto | Path, written: Path | None) -> Record:
-    after = graphs.load(pruned)
-    return {
-        "params": {
-            "before": bodies.total(original),
-            "after": bodies.total(after),
-        },
-        "file_bytes": {
-            "before": graphs.file_bytes(original),
-            "after": sum(p.stat().st_size for p in written.parent.iterdir()) if written else graphs.file_bytes(after),
-        },
-    }
+def _measure(
+    metric: Metric | None, side: str, original: Graph, model: ModelProto | Path, context: Context, record: Record
+) -> None:
+    """What the user's metric, if there is one, says of the original ("before") or of the result, into the record."""
+    if metric is None:
+        return
+    which = f"the {'original' if side == 'before' else 'pruned'} model"
+    engine = (context.provider, context.threads)
+    with context.stage("metric"):
+        found = metrics.measure(metric, model, *engine, which=which, lean=graphs.is_big(original))
+    record.setdefault("metric", {"name": metric.name})[side] = found

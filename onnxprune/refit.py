@@ -28,7 +28,7 @@ Centred = tuple[Floats, Floats, float]
 
 ROWS = 16384  # im2col rows that a layer is fitted to, at most
 PER_FEATURE = 12  # rows for each feature
-FEATURES = 4608  # with more than these, the map has to do
+FEATURES = 2560  # with more than these, the map has to do
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)  # in units of the mean variance
 
 

@@ -22,7 +22,19 @@ NAME = 44  # characters of a tensor's name
 WIDTH = 56  # of a lock
 LABEL = 11
 # What a record starts with; the long lists come last.
-FIRST = ("version", "onnxprune", "model", "out", "options", "recover", "accuracy", "params", "macs", "file_bytes")
+FIRST = (
+    "version",
+    "onnxprune",
+    "model",
+    "out",
+    "options",
+    "recover",
+    "accuracy",
+    "metric",
+    "params",
+    "macs",
+    "file_bytes",
+)
 LAST = ("seconds", "warnings", "groups", "locked")
 
 

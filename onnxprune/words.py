@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from math import isfinite, isnan, nan
 from typing import Any, NamedTuple
 
 Record = Mapping[str, Any]
@@ -111,6 +112,18 @@ def rows(record: Record) -> list[Row]:
         drop = 100 * (accuracy["after"] - accuracy["before"])
         note = Verdict(f"{drop:+.1f} points on {accuracy['images']} labelled images")
         found.append(Row("accuracy", percent(accuracy["before"]), percent(accuracy["after"]), note))
+    return [*found, *_measured(record.get("metric", {}))]
+
+
+def _measured(metric: Mapping[str, Any]) -> list[Row]:
+    """A line for each number of the user's own measure; nobody knows which way is better."""
+    before, after = metric.get("before", {}), metric.get("after", {})
+    found = []
+    for name in dict.fromkeys((*before, *after)):
+        a, b = before.get(name, nan), after.get(name, nan)
+        note = "unchanged" if a == b else f"{b - a:+.3g}" if isfinite(b - a) else ""
+        shown = ["-" if isnan(number) else f"{number:.5g}" for number in (a, b)]
+        found.append(Row(name, shown[0], shown[1], Verdict(note)))
     return found
 
 

@@ -24,6 +24,7 @@ ROOMS = (
     "parity",
     "fidelity",
     "timing",
+    "metric",
     "uses",
     "shapes",
     "symbolic",

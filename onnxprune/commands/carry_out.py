@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 Given = dict[str, Any]
 SCORING = ("criterion", "combine", "normalise", "seed")
 CHOOSING = (*SCORING, "scope", "ratios", "recover", "distance")  # nothing for a lossless target
+MEASURED = ("min_speedup", "max_drop", "metric")  # nothing where the models are not run
 SELECTION = (
     "target",
     *SCORING,
@@ -46,7 +49,9 @@ def carry_out(work: Callable[[Progress], Result], given: Given, notes: Mapping[s
 
     quiet, page, record_file = given["quiet"], given["report"], given["json"]
     plan_file = given.get("plan")
-    with files(plan=plan_file, json=record_file, report=page) as put, Progress(quiet) as progress:
+    wanted = files(plan=plan_file, json=record_file, report=page)
+    # What a metric prints is not part of a record. The display stands in for both streams, so it goes inside.
+    with wanted as put, redirect_stdout(sys.stderr), Progress(quiet) as progress:
         result, failure = None, None
         try:
             result = work(progress)
@@ -70,11 +75,11 @@ def conditions(given: Given) -> dict[str, Any]:
     """The options of the checks, as the engine takes them.
 
     Raises:
-        UsageError: a gate without its measurement.
+        UsageError: a gate or a metric without its measurement.
     """
-    gates = [f"--{name.replace('_', '-')}" for name in ("min_speedup", "max_drop") if given[name] is not None]
-    if given["no_validate"] and gates:
-        raise click.UsageError(f"--no-validate leaves {gates[0]} without a measurement; drop one of the two")
+    wanted = [f"--{name.replace('_', '-')}" for name in MEASURED if given[name] is not None]
+    if given["no_validate"] and wanted:
+        raise click.UsageError(f"--no-validate leaves {wanted[0]} without a measurement; drop one of the two")
     from onnxprune.validate import Checks
 
     return {
@@ -84,7 +89,15 @@ def conditions(given: Given) -> dict[str, Any]:
         "shapes": shapes(given["shape"]),
         "validate": not given["no_validate"],
         "checks": Checks(given["seconds"], given["min_speedup"], given["max_drop"]),
+        "metric": given["metric"],
     }
+
+
+def inputs(given: Given, **others: str) -> dict[str, str | None]:
+    """The files that a run reads, by what the user calls them: none of them is written over."""
+    from onnxprune.metric import file_of
+
+    return {**others, "--data": given["data"], "--metric": file_of(given["metric"])}
 
 
 def source(given: Given) -> Any:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from onnxprune.commands import options
-from onnxprune.commands.carry_out import carry_out, conditions, selection
+from onnxprune.commands.carry_out import carry_out, conditions, inputs, selection
 from onnxprune.commands.output import Progress, check_paths
 
 if TYPE_CHECKING:
@@ -37,7 +37,9 @@ def demo(out: str | None, **given: Any) -> None:
 
     It is a trained classifier of clothes, so the table has its true accuracy before and after.
     """
-    check_paths({}, {"-o": out, "--plan": given["plan"], "--json": given["json"], "--report": given["report"]})
+    check_paths(
+        inputs(given), {"-o": out, "--plan": given["plan"], "--json": given["json"], "--report": given["report"]}
+    )
     from onnxprune.default import calibration, model_path
 
     given["data"] = given["data"] or calibration()

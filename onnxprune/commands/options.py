@@ -195,5 +195,10 @@ checks = several(
         metavar="Y",
         help="Exit 3 likewise if more than this share of top-1 answers changes (without classes: 1 - cosine).",
     ),
+    click.option(
+        "--metric",
+        metavar="MODULE:FUNCTION",
+        help="Your own measure of a model, before and after: metric.py:accuracy; the function is given a model to run.",
+    ),
     click.option("--no-validate", is_flag=True, help="Do not run the models: no proof, no figures, no gates."),
 )

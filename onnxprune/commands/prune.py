@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from onnxprune.commands import options
-from onnxprune.commands.carry_out import carry_out, conditions, selection
+from onnxprune.commands.carry_out import carry_out, conditions, inputs, selection
 from onnxprune.commands.output import Progress, check_paths
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def prune(model: str, out: str, **given: Any) -> None:
     and fidelity are measured. It is written if the checks pass.
     """
     files = {name: given[name] for name in ("plan", "json", "report")}
-    check_paths({"MODEL": model, "--data": given["data"]}, {"-o": out, **_dashed(files)})
+    check_paths(inputs(given, MODEL=model), {"-o": out, **_dashed(files)})
     chosen, checked = selection(given), conditions(given)
 
     def work(progress: Progress) -> Result:
@@ -66,7 +66,7 @@ def apply(model: str, plan: str, out: str, **given: Any) -> None:
     MODEL is the model that the plan was made for, or a re-export of it with other weights.
     """
     files = {name: given[name] for name in ("json", "report")}
-    check_paths({"MODEL": model, "PLAN": plan, "--data": given["data"]}, {"-o": out, **_dashed(files)})
+    check_paths(inputs(given, MODEL=model, PLAN=plan), {"-o": out, **_dashed(files)})
     checked = conditions(given)
 
     def work(progress: Progress) -> Result:
