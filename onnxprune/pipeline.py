@@ -198,11 +198,6 @@ def prune(
     """
     from onnxprune.passes import get
 
-    if recover not in ("none", "auto") and data is None:
-        raise OptionError(f"--recover {recover} fits weights to inputs: give --data (or --data synthetic)")
-    steps = []
-    if recover != "none" and data is not None and target != "lossless":
-        steps = [get("reconstruct")(method=recover, seed=seed, distance=distance)]
     step = get("prune_channels")(
         target=target,
         criterion=criterion,
@@ -218,7 +213,7 @@ def prune(
         recover=recover,
         distance=distance,
     )
-    return Pipeline([step, *steps]).run(
+    return Pipeline([step, *_repair("none" if target == "lossless" else recover, data, seed, distance)]).run(
         model,
         out=out,
         data=data,
@@ -232,12 +227,27 @@ def prune(
     )
 
 
+def _repair(recover: str, data: Any, seed: int = 0, distance: str = "auto") -> list[Pass]:
+    """The pass that repairs what was cut, where it is wanted and there are data.
+
+    Raises:
+        OptionError: it is wanted, and there are none.
+    """
+    from onnxprune.passes import get
+
+    if recover not in ("none", "auto") and data is None:
+        raise OptionError(f"--recover {recover} fits weights to inputs: give --data (or --data synthetic)")
+    wanted = recover != "none" and data is not None
+    return [get("reconstruct")(method=recover, seed=seed, distance=distance)] if wanted else []
+
+
 def apply(
     model: Model,
     plan: Plan | str | os.PathLike[str],
     validate: bool = True,
     *,
     out: str | os.PathLike[str] | None = None,
+    recover: str = "none",
     **options: Any,
 ) -> Result:
     """Replay a plan on its model or on a re-export of it.
@@ -247,6 +257,7 @@ def apply(
         plan: a plan or its file.
         validate: prove the result with ONNX Runtime.
         out: where to write the result.
+        recover: as for `prune`; with "none" the plan alone says what the result is.
         options: data, provider, threads, shapes, checks, metric, on_stage as in `Pipeline.run`.
 
     Raises:
@@ -259,7 +270,9 @@ def apply(
     options.setdefault("exact", (same or not made.folds) and not made.options.inexact)
     given = options.pop("checks", None)
     checks = (given or Checks()) if validate else None
-    result = Pipeline([Replay(made)]).run(model, out=out, checks=checks, **options)
+    result = Pipeline([Replay(made), *_repair(recover, options.get("data"))]).run(
+        model, out=out, checks=checks, **options
+    )
     if not same:
         note = "the plan was made for another file: its cut is replayed, whatever these weights would have asked for"
         result.record["warnings"] = [*result.record.get("warnings", ()), note]

@@ -13,10 +13,13 @@ from typing import Any, Protocol
 from onnx import ModelProto
 from onnx.external_data_helper import uses_external_data
 
+from onnxprune.calibrate import shapes_met
+from onnxprune.cost import macs
 from onnxprune.data import Feeds
 from onnxprune.divergence import signatures
 from onnxprune.errors import DataError
 from onnxprune.graph import Graph
+from onnxprune.groups import Coupling
 from onnxprune.parts import Engine
 from onnxprune.plan import Plan
 from onnxprune.samples import Samples, check, clusters, split, thinned
@@ -66,12 +69,22 @@ class Context:
         folder = Path(tempfile.mkdtemp(dir=self.file.parent))
         return stream(folder / (name or self.file.name), maker)
 
-    def samples(self, graph: Graph, macs: float = 0.0) -> Samples:
-        """The data in parts; `macs`: of a run of the model, where known, so that no more is run than needed.
+    def observe(self, coupling: Coupling) -> None:
+        """Let sizes that the model leaves open count in costs as the data have them."""
+        feed = next(iter(self.data.samples()), None) if self.data is not None else None
+        if feed is not None:
+            coupling.observed = shapes_met(coupling, feed, Engine(self.provider, self.threads))
+
+    def samples(self, coupling: Coupling) -> Samples:
+        """The data in parts, by what the original answers to them.
+
+        Args:
+            coupling: the analysis of the original, observed.
 
         Raises:
             DataError: none are given, or too few.
         """
+        graph = coupling.graph
         if self.data is None:
             raise DataError(f"{graph.name}: this needs inputs; give --data (or --data synthetic)")
         if "samples" not in self.memo:
@@ -79,7 +92,7 @@ class Context:
             check(feeds, seen, graph.name)
             with self.stage("data"):
                 alike = clusters(signatures(graph, feeds, Engine(self.provider, self.threads)))
-            self.memo["samples"] = split(feeds, self.data.inputs, alike, seen, macs)
+            self.memo["samples"] = split(feeds, self.data.inputs, alike, seen, macs(coupling).before)
         found: Samples = self.memo["samples"]
         return found
 

@@ -19,8 +19,6 @@ from onnxprune.allocation import (
     parse_target,
     problem_of,
 )
-from onnxprune.calibrate import shapes_met
-from onnxprune.cost import macs
 from onnxprune.coupling import couple
 from onnxprune.criteria.base import AUTO, CRITERIA, SEEING, score
 from onnxprune.errors import OptionError
@@ -88,7 +86,7 @@ class PruneChannels:
         align = 1 if target.kind == "lossless" else resolve_align(self.align, context.provider)
         with context.stage("analysis"):
             coupling = couple(graph, Options(align, self.allow_inexact, self.head_dims))
-            self._observe(coupling, context)
+            context.observe(coupling)
         if target.kind == "lossless":
             with context.stage("search"):
                 removed, folds = lossless(coupling, kept_whole(coupling, self.keep))
@@ -128,15 +126,9 @@ class PruneChannels:
         seen: tuple[Any, ...] = ()
         if context.data is not None and self._criterion(context) in SEEING:
             engine = Engine(context.provider, context.threads)
-            samples = context.samples(coupling.graph, macs(coupling).before)
+            samples = context.samples(coupling)
             seen = observe(coupling, samples.fit, engine, self.seed)
         return score(coupling, self._criterion(context), self.combine, self.normalise, self.seed, *seen)
-
-    def _observe(self, coupling: Coupling, context: Context) -> None:
-        """Sizes that the model leaves open count in costs as the data have them."""
-        feed = next(iter(context.data.samples()), None) if context.data is not None else None
-        if feed is not None:
-            coupling.observed = shapes_met(coupling, feed, Engine(context.provider, context.threads))
 
     def _by_damage(
         self, coupling: Coupling, target: Target, limits: Limits, context: Context
@@ -146,7 +138,7 @@ class PruneChannels:
         problem = problem_of(coupling, free, limits)
         measure = measure_of(problem, target)
         bound = bound_of(problem, measure, target, limits)
-        samples = context.samples(coupling.graph, macs(coupling).before)
+        samples = context.samples(coupling)
         engine = Engine(context.provider, context.threads)
         criterion = None if self.criterion in (AUTO, "obs") else self.criterion
         search = Staged(

@@ -38,9 +38,11 @@ class Reconstruct:
             raise OptionError("reconstruct: there is no cut to recover from; put it after a pass that cuts")
         if method == "none":
             return Outcome(graph.proto)
-        samples, engine = context.samples(graph), Engine(context.provider, context.threads)
+        engine = Engine(context.provider, context.threads)
+        original = couple(context.before, context.plan.options)
+        context.observe(original)
+        samples = context.samples(original)
         with context.stage("recovery"):
-            original = couple(context.before, context.plan.options)
             pair = Pair(original, removed_units(original, context.plan), graph)
             distance = distance_of(original.graph, samples.aside, engine, self.distance)
             before = off(distance, graph, samples.aside, engine)

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from onnxprune import Result, prune
+from onnxprune import Result, apply, prune
 from onnxprune.errors import DataError, OptionError
 from onnxprune.runtime import run, session
 from onnxprune.testing import Builder
@@ -120,3 +120,13 @@ def test_nothing_to_recover_with() -> None:
 def test_no_such_method() -> None:
     with pytest.raises(OptionError, match="--recover other: choose one of"):
         pruned("other")
+
+
+def test_a_replayed_plan_is_repaired_where_that_is_asked_for(recovered: Result) -> None:
+    assert recovered.plan is not None
+    again = apply(network(), recovered.plan, data=inputs(), validate=False, threads=1, recover="auto")
+    assert again.model == recovered.model and again.record["recover"] == "full"
+    bare = apply(network(), recovered.plan, data=inputs(), validate=False, threads=1)
+    assert bare.record["recover"] == "none" and off(bare.model) > off(again.model)
+    with pytest.raises(OptionError, match="--recover full fits weights to inputs"):
+        apply(network(), recovered.plan, recover="full")

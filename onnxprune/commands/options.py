@@ -97,6 +97,18 @@ runtime = several(
     click.option("--threads", type=click.IntRange(1), metavar="N", help="Threads in a node (ONNX Runtime's choice)."),
 )
 
+
+def recover(default: str) -> Decorator[Any]:
+    """`--recover`."""
+    return click.option(
+        "--recover",
+        type=click.Choice(["none", "bias", "channel", "full", "auto"]),
+        default=default,
+        show_default=True,
+        help="Repair of the remaining weights on the data: the most that is tried; auto is full.",
+    )
+
+
 selection = several(
     click.option(
         "--target",
@@ -153,13 +165,7 @@ selection = several(
     ),
     allow_inexact,
     head_dims,
-    click.option(
-        "--recover",
-        type=click.Choice(["none", "bias", "channel", "full", "auto"]),
-        default="auto",
-        show_default=True,
-        help="Repair of the remaining weights on the data: the most that is tried; auto is full.",
-    ),
+    recover("auto"),
     click.option(
         "--distance",
         type=click.Choice(["auto", "logits", "boxes", "values"]),

@@ -51,11 +51,13 @@ def prune(model: str, out: str, **given: Any) -> None:
     epilog=options.examples(
         "onnxprune prune v1.onnx -o v1-small.onnx --plan plan.json",
         "onnxprune apply v2.onnx plan.json -o v2-small.onnx",
+        "onnxprune apply v2.onnx plan.json -o v2-small.onnx --data inputs.npz --recover auto",
     )
 )
 @options.model
 @click.argument("plan")
 @options.output
+@options.recover("none")
 @options.checks
 @options.json
 @options.report
@@ -72,9 +74,9 @@ def apply(model: str, plan: str, out: str, **given: Any) -> None:
     def work(progress: Progress) -> Result:
         from onnxprune.pipeline import apply
 
-        return apply(model, plan, out=out, on_stage=progress, **checked)
+        return apply(model, plan, out=out, recover=given["recover"], on_stage=progress, **checked)
 
-    carry_out(work, given, {"out": out, "options": {"plan": plan}})
+    carry_out(work, given, {"out": out, "options": {"plan": plan, "recover": given["recover"]}})
 
 
 def _dashed(files: dict[str, str | None]) -> dict[str, str | None]:
