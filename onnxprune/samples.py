@@ -15,7 +15,7 @@ from onnxprune.feeds import Feed, InputSpec, batched, rows
 MOST = 512  # samples that are used; of more, some are passed over, evenly
 CHOOSE, ASIDE = 48, 64  # the most that choose and that are put aside; all others fit
 FEW = 8  # that choose, however dear
-CHOOSING, FITTING = 64e9, 512e9  # MACs of one run over the samples that choose, and that stages fit to
+CHOOSING, FITTING = 40e9, 256e9  # MACs of one run over the samples that choose, and that stages fit to
 FEWEST = 5
 PARTS = 8  # clusters of samples that are alike, at least
 BATCH = 32

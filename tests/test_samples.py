@@ -43,9 +43,9 @@ def test_no_part_is_empty_where_all_are_alike(kinds: int) -> None:
 
 def test_dear_models_choose_with_less() -> None:
     """What stages see shrinks; what the last fit sees does not."""
-    found = split(feeds(256), INPUTS, np.arange(256), 256, macs=4e9)
+    found = split(feeds(256), INPUTS, np.arange(256), 256, macs=2e9)
     cheap = split(feeds(256), INPUTS, np.arange(256), 256, macs=1e8)
-    assert len(numbers(found.choose)) == 16 and len(numbers(cheap.choose)) == 48 and not cheap.late
+    assert len(numbers(found.choose)) == 20 and len(numbers(cheap.choose)) == 48 and not cheap.late
     assert 64 <= len(numbers(found.fit)) <= 128
     assert not numbers(found.fit) & numbers(found.late)
     parts = (found.fit, found.late, found.choose, found.aside)
