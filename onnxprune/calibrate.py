@@ -39,17 +39,14 @@ class Statistics:
         count: places seen, over all samples.
         total, squares: [channels], sums over all places of x and of x².
         rows: places that were sampled, for what follows.
-        first, zeros: [channels], sums of x and of x == 0 over those.
+        first: [channels], sums of x over those.
         second: [channels, channels], sums of x xᵀ over those; None where not wanted, or of too many channels.
-        shape: of the value in the first batch.
     """
 
     total: Floats
     squares: Floats
     first: Floats
-    zeros: Floats
     second: Floats | None
-    shape: tuple[int, ...] = ()
     samples: int = 0
     count: int = 0
     rows: int = 0
@@ -80,7 +77,6 @@ class Statistics:
         self.count += count
         self.rows += len(sampled)
         self.first += sampled.sum(axis=0, dtype=np.float64)
-        self.zeros += (sampled == 0).sum(axis=0)
         if self.second is not None:
             self.second += sampled.T @ sampled  # a batch in float32, the sum in float64
 
@@ -127,7 +123,7 @@ def calibrate(
                 raise DataError(
                     f"{graph.name}: {dim.value!r} has NaN or infinite values on these inputs; check the data"
                 )
-            stats = found.setdefault(dim, _nothing(total.size, wanted[dim], tuple(shape.tolist())))
+            stats = found.setdefault(dim, _nothing(total.size, wanted[dim]))
             stats.add(total, squares, sampled, int(shape.prod()) // max(total.size, 1), rows(feed))
     return found
 
@@ -151,9 +147,10 @@ def _drawn(rng: np.random.Generator, count: int) -> NDArray[np.float32]:
     return ((np.arange(count) + rng.random(count) * 0.999) / count).astype(np.float32)
 
 
-def _nothing(channels: int, pairs: bool, shape: tuple[int, ...]) -> Statistics:
-    a, b, c, d = np.zeros((4, channels))
-    return Statistics(a, b, c, d, np.zeros((channels, channels)) if pairs and channels <= DENSE else None, shape)
+def _nothing(channels: int, pairs: bool) -> Statistics:
+    second = np.zeros((channels, channels)) if pairs and channels <= DENSE else None
+    total, squares, first = np.zeros((3, channels))
+    return Statistics(total, squares, first, second)
 
 
 def _instrumented(graph: Graph, dims: Sequence[Dim], feed: Feed) -> ModelProto:
