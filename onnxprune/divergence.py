@@ -3,8 +3,7 @@
 What is compared is chosen from the graph and from the values that the original gives:
 
 - logits: in front of a Softmax or an ArgMax, less their mean over the classes (a saturated softmax shows nothing);
-- boxes: [samples, anchors, features] with scores and boxes; an anchor counts as much as its score says, and boxes are
-  off by pixels;
+- boxes: [samples, anchors, features] with scores and boxes; an anchor counts as much as its score says (see `boxes`);
 - values: everything else (maps of probabilities, embeddings, regressions), less the mean of each feature.
 
 Logits and values are errors relative to their own variance: 0 is equal, 1 as bad as no answer.
@@ -20,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
+from onnxprune.boxes import Boxes, find_boxes
 from onnxprune.errors import DataError, OptionError
 from onnxprune.feeds import Array, Feed
 from onnxprune.graph import Graph, Node
@@ -34,8 +34,6 @@ SOFT = frozenset({"Softmax", "LogSoftmax"})
 # What an answer may have gone through after the numbers that it was made from.
 CHOICES = frozenset({"ArgMax", "TopK", "Hardmax"})
 PLAIN = frozenset({"Identity", "Cast", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose"})
-PIXELS = 4.0  # a box that is off by so much counts as much as a score that is off by 1
-SIDE = 320.0  # of a picture whose boxes are fractions of it
 
 
 @dataclass(frozen=True)
@@ -92,13 +90,13 @@ class Distance:
 
     compared: tuple[Target, ...]
     reference: Sequence[Outputs]
-    _boxes: tuple[_Boxes, ...] = field(init=False)
+    _boxes: tuple[Boxes, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         """Recognise boxes."""
         known = [t for t in self.compared if t.kind != "logits" or len(self.compared) > 1]
         asked = any(t.kind == "boxes" for t in self.compared)
-        self._boxes = _find_boxes(known, self.reference, asked)
+        self._boxes = find_boxes([t.value for t in known], self.reference, asked)
 
     @property
     def kind(self) -> str:
@@ -119,7 +117,7 @@ class Distance:
     def __call__(self, others: Iterable[Outputs]) -> float:
         """Mean over the compared values; infinite where shapes differ or numbers are not finite."""
         error, power = np.zeros(len(self._plain)), np.zeros(len(self._plain))
-        boxes = [0.0 for _ in self._boxes]
+        boxes = np.zeros((len(self._boxes), 4))
         for mine, other in zip(self.reference, others, strict=True):
             for number, target in enumerate(self._plain):
                 a, b = mine[target.value], other[target.value]
@@ -131,12 +129,12 @@ class Distance:
                 error[number] += np.square(a - b).sum()
                 power[number] += np.square(a - self._mean(target)).sum()
             for number, each in enumerate(self._boxes):
-                boxes[number] += each.distance(mine, other)
+                boxes[number] += each.off(mine, other)
         if not (np.isfinite(error).all() and np.isfinite(power).all()):
             return float("inf")
         varies = power > 0  # a constant answer is right or wrong
         parts = [*np.where(varies, error / np.where(varies, power, 1.0), error > 0)]
-        parts += [b / max(len(self.reference), 1) for b in boxes]
+        parts += [wrong / max(sure, 1e-12) + apart / max(weight, 1e-12) for wrong, sure, apart, weight in boxes]
         result = float(np.mean(parts))
         return result if np.isfinite(result) else float("inf")
 
@@ -153,65 +151,6 @@ class Distance:
         return self._means[target.value]
 
     _means: dict[str, Floats] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, eq=False)
-class _Boxes:
-    """Scores and boxes of the same anchors.
-
-    Attributes:
-        names: the values that they are in, one or more, each [samples, anchors, features] (`last`) or
-            [samples, features, anchors].
-        last: whether features come last.
-        scores: which of all features are scores; the others are boxes.
-        unit: how far a box may be off to count as 1.
-    """
-
-    names: tuple[str, ...]
-    last: bool
-    scores: NDArray[np.bool_]
-    unit: float
-
-    def distance(self, mine: Outputs, other: Outputs) -> float:
-        """Squared error of scores, relative, and of boxes in units, weighed by score."""
-        a, b = self._joined(mine), self._joined(other)
-        if a.shape != b.shape:
-            return float("inf")
-        sure = np.maximum(a[..., self.scores], 0.0)
-        weight = sure.max(axis=-1)
-        off = np.square(a[..., ~self.scores] - b[..., ~self.scores]).mean(axis=-1) / self.unit**2
-        classes = np.square(a[..., self.scores] - b[..., self.scores]).sum() / max(np.square(sure).sum(), 1e-12)
-        # Weight squared: the many anchors with a little score must not outweigh the few that are shown.
-        return float(classes + (weight**2 * np.minimum(off, 16.0)).sum() / max((weight**2).sum(), 1e-12))
-
-    def _joined(self, outputs: Outputs) -> Floats:
-        parts = [outputs[n] if self.last else np.moveaxis(outputs[n], 1, 2) for n in self.names]
-        return np.concatenate(parts, axis=2).astype(np.float64)
-
-
-def _find_boxes(known: Sequence[Target], reference: Sequence[Outputs], asked: bool) -> tuple[_Boxes, ...]:
-    """Values that hold anchors with scores and boxes: in one value, or in several with as many anchors."""
-    by_anchors: dict[tuple[int, bool], list[str]] = {}
-    for target in known:
-        shape = reference[0][target.value].shape
-        if len(shape) == 3 and max(shape[1:]) >= 100 and min(shape[1:]) * 2 <= max(shape[1:]):
-            last = shape[2] < shape[1]
-            by_anchors.setdefault((max(shape[1:]), last), []).append(target.value)
-    found = []
-    for (_, last), names in by_anchors.items():
-        features = [np.moveaxis(np.concatenate([r[n] for r in reference]), 2 if last else 1, -1) for n in names]
-        low, high = (
-            np.concatenate([f(v.reshape(-1, v.shape[-1]), axis=0) for v in features]) for f in (np.min, np.max)
-        )
-        scores = (low >= -1e-6) & (high <= 1 + 1e-6)
-        widths = [v.shape[-1] for v in features]
-        unit = PIXELS
-        if scores.all() and 4 in widths and len(names) > 1:  # boxes as fractions of the picture
-            place = sum(widths[: widths.index(4)])
-            scores[place : place + 4], unit = False, PIXELS / SIDE
-        if scores.any() and (~scores).sum() >= 4 and ((~scores).sum() <= 8 or asked):
-            found.append(_Boxes(tuple(names), last, scores, unit))
-    return tuple(found)
 
 
 def _sources(graph: Graph, output: str) -> Iterable[tuple[str, Node | None]]:
