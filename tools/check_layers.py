@@ -57,6 +57,8 @@ ROOMS = (
     "samples",
     "solve",
     "consumers",
+    "histogram",
+    "instrument",
     "calibrate",
     "observe",
     "divergence",
