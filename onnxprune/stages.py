@@ -124,7 +124,7 @@ class Staged:
         """What measures the model as it is now, and how far its answers are off."""
         sight = sight_of(self.criterion or "obs") or Want.SUMS
         want = sight if self.method == "none" else sight | Want.PAIRS
-        readers, moments = observe(now, self.samples.fit, self.engine, want, self.seed)
+        readers, moments = observe(now, self.samples.fit, self.engine, want, self.seed, keep=now is self.coupling)
         walk = Walk(now.graph, self.samples.choose, self.engine)
         answers = list(walk.rest(NOTHING, self.distance.values, self.engine))
         # From the answers as they are by now: from the original's, an error that happens to undo another looks good.

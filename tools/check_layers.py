@@ -60,6 +60,8 @@ ROOMS = (
     "histogram",
     "instrument",
     "calibrate",
+    "cache",
+    "recall",
     "observe",
     "divergence",
     "plan",
