@@ -21,12 +21,13 @@ from onnxprune.calibrate import Statistics
 from onnxprune.consumers import Consumer
 from onnxprune.cost import Cost, Counts
 from onnxprune.coupling import couple
-from onnxprune.criteria.base import score
+from onnxprune.criteria.base import score, sight_of
 from onnxprune.curves import Curve, curves, ranked
 from onnxprune.damage import Gauge
 from onnxprune.divergence import Distance, distance_of
 from onnxprune.errors import TargetError
 from onnxprune.groups import Coupling
+from onnxprune.instrument import Want
 from onnxprune.observe import observe
 from onnxprune.parts import Engine, Walk
 from onnxprune.patch import NOTHING, patched
@@ -121,7 +122,9 @@ class Staged:
 
     def _survey(self, now: Coupling, removed: NDArray[np.bool_]) -> tuple[Survey, float]:
         """What measures the model as it is now, and how far its answers are off."""
-        readers, moments = observe(now, self.samples.fit, self.engine, self.seed)
+        sight = sight_of(self.criterion or "obs") or Want.SUMS
+        want = sight if self.method == "none" else sight | Want.PAIRS
+        readers, moments = observe(now, self.samples.fit, self.engine, want, self.seed, keep=now is self.coupling)
         walk = Walk(now.graph, self.samples.choose, self.engine)
         answers = list(walk.rest(NOTHING, self.distance.values, self.engine))
         # From the answers as they are by now: from the original's, an error that happens to undo another looks good.

@@ -20,7 +20,7 @@ from onnxprune.allocation import (
     problem_of,
 )
 from onnxprune.coupling import couple
-from onnxprune.criteria.base import AUTO, CRITERIA, SEEING, score
+from onnxprune.criteria.base import AUTO, CRITERIA, score, sight_of
 from onnxprune.errors import OptionError
 from onnxprune.graph import Graph
 from onnxprune.groups import Coupling
@@ -124,11 +124,13 @@ class PruneChannels:
 
     def _scores(self, coupling: Coupling, context: Context) -> NDArray[np.float64]:
         seen: tuple[Any, ...] = ()
-        if context.data is not None and self._criterion(context) in SEEING:
+        criterion = self._criterion(context)
+        want = sight_of(criterion)
+        if context.data is not None and want is not None:
             engine = Engine(context.provider, context.threads)
             samples = context.samples(coupling)
-            seen = observe(coupling, samples.fit, engine, self.seed)
-        return score(coupling, self._criterion(context), self.combine, self.normalise, self.seed, *seen)
+            seen = observe(coupling, samples.fit, engine, want, self.seed, keep=True)
+        return score(coupling, criterion, self.combine, self.normalise, self.seed, *seen)
 
     def _by_damage(
         self, coupling: Coupling, target: Target, limits: Limits, context: Context

@@ -1,5 +1,7 @@
 """Scores of units: each criterion against its formula, written out."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -188,3 +190,9 @@ def test_a_model_without_units() -> None:
     b = Builder()
     coupling = couple(load(b.model(b.conv(b.input("x", 1, 3, 8, 8), 4))))
     assert score(coupling).size == 0
+
+
+def test_what_a_criterion_needs_is_known_before_any_other_look_up() -> None:
+    code = "from onnxprune.criteria.base import sight_of; print(sight_of('obs') is None, sight_of('l2') is None)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True"]

@@ -11,7 +11,7 @@ from onnx import ModelProto, helper, numpy_helper
 import onnxprune
 from onnxprune import calibrate
 from onnxprune.coupling import couple
-from onnxprune.criteria.base import CRITERIA, Context, score
+from onnxprune.criteria.base import CRITERIA, Context, score, sight_of
 from onnxprune.errors import OptionError
 from onnxprune.graph import load
 from onnxprune.groups import Coupling
@@ -24,6 +24,7 @@ from onnxprune.testing import Builder, arrays, close
 Array = NDArray[Any]
 Feeds = list[dict[str, Array]]
 NAMES = ("flap", "reconstruction", "wanda")
+BLIND = ("apoz", "entropy")  # to weights
 
 
 class Layer(NamedTuple):
@@ -95,7 +96,9 @@ def feeds(count: int = 3) -> Feeds:
 
 def scores(name: str, model: ModelProto) -> tuple[Coupling, Array]:
     coupling = couple(load(model))
-    seen = observe(coupling, feeds(), Engine(threads=1))
+    want = sight_of(name)
+    assert want is not None
+    seen = observe(coupling, feeds(), Engine(threads=1), want)
     return coupling, CRITERIA.get(name)(Context(coupling, readers=seen.readers, moments=seen.moments))
 
 
@@ -158,6 +161,36 @@ def test_the_formula(name: str, case: str) -> None:
     assert units.size > 1
     wanted = [sum(written_out(name, weights[n], x[n], own(coupling, n, u)) for n in net.layers) for u in units]
     np.testing.assert_allclose(found[units], wanted, rtol=1e-3)
+
+
+def of_values(name: str, x: Array) -> Array:
+    """[channels], from all values [places, channels]."""
+    if name == "apoz":
+        return np.asarray((x != 0).mean(axis=0))
+    counts = [np.histogram(channel, bins=64)[0] / len(channel) for channel in x.T]
+    return np.array([-sum(p * np.log(p) for p in each if p > 0) for each in counts])
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("name", BLIND)
+def test_the_values_alone(name: str, case: str) -> None:
+    """The mean over all channels of the unit that consumers read."""
+    net = CASES[case]()
+    coupling, found = scores(name, net.model)
+    each = [(n, of_values(name, values(net.model, n.x))) for n in net.layers]
+    wanted = [np.concatenate([v[own(coupling, n, unit)] for n, v in each]).mean() for unit in of_a(coupling)]
+    np.testing.assert_allclose(found[of_a(coupling)], wanted, rtol=1e-5 if name == "apoz" else 0.03)
+
+
+@pytest.mark.parametrize("name", BLIND)
+def test_a_channel_that_is_always_zero_goes_first(name: str) -> None:
+    b = Builder()
+    weights = b.rng.standard_normal((8, 3, 1, 1)).astype(np.float32)
+    weights[3] = 0
+    y = b.op("Relu", b.op("Conv", b.input("x", 4, 3, 6, 5), b.const(weights, "a")))
+    coupling, found = scores(name, b.model(b.op("Relu", b.conv(y, 6, name="b"))))
+    made = found[of_a(coupling)]
+    assert made[3] == 0 and (np.delete(made, 3) > 0).all()
 
 
 @pytest.mark.parametrize("case", EXACT)
@@ -227,7 +260,7 @@ def test_channels_that_do_not_fluctuate() -> None:
     assert (found < 0.5).all()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NAMES + BLIND)
 def test_units_that_no_consumer_reads(name: str) -> None:
     b, y = start(8)
     read = b.op("Relu", b.conv(y, 6, name="b"))
@@ -237,7 +270,7 @@ def test_units_that_no_consumer_reads(name: str) -> None:
     assert np.isnan(found[made]).all() and np.isfinite(found[of_a(coupling)]).all()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NAMES + BLIND)
 def test_without_data(name: str) -> None:
     with pytest.raises(OptionError, match=f"--criterion {name} looks at activations: give --data"):
         score(couple(load(two().model)), name)
@@ -246,7 +279,7 @@ def test_without_data(name: str) -> None:
 
 
 @pytest.mark.parametrize("scope", ["auto", "damage"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NAMES + BLIND)
 def test_end_to_end(name: str, scope: str) -> None:
     b, y = start(16)
     y = b.op("Relu", b.conv(y, 24, name="b"))
@@ -258,3 +291,14 @@ def test_end_to_end(name: str, scope: str) -> None:
     record = result.record
     assert record["parity"]["exact"]
     assert record["macs"]["after"] <= 0.6 * record["macs"]["before"]
+
+
+@pytest.mark.parametrize("name", ("auto", "l2", *NAMES, *BLIND))
+def test_damage_without_repair(name: str) -> None:
+    """What repairs would read is then not collected."""
+    b, y = start(16)
+    model = b.model(close(b, b.op("Relu", b.conv(y, 24, name="b"))))
+    data = np.random.default_rng(0).standard_normal((32, 4, 3, 6, 5)).astype(np.float32)
+    options = {"scope": "damage", "align": 1, "threads": 1, "recover": "none", "validate": False}
+    result = onnxprune.prune(model, "macs=0.6", name, [{"x": x} for x in data], **options)  # type: ignore[arg-type]
+    assert result.record["macs"]["after"] <= 0.6 * result.record["macs"]["before"]

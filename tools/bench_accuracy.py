@@ -46,6 +46,7 @@ sys.path.insert(0, str(ROOT))
 from tools.accuracy_page import VARIANTS, Key, Row, key, read  # noqa: E402
 
 PRUNE = (sys.executable, "-m", "onnxprune", "prune")
+WHOLE = {"ONNXPRUNE_CACHE": "off"}  # what a run takes must not depend on the runs before it
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,9 @@ class Bench:
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
             start = time.perf_counter()
             try:
-                process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, cwd=folder)
+                process = subprocess.Popen(
+                    command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, cwd=folder, env=os.environ | WHOLE
+                )
             except OSError as error:
                 raise Failed(f"{step}: {error}") from None
             code, peak = _end(process, self.timeout)

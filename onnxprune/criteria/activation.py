@@ -11,6 +11,7 @@ from onnxprune.calibrate import Statistics
 from onnxprune.consumers import Consumer
 from onnxprune.criteria.base import Context, Scores, criterion
 from onnxprune.curves import curves
+from onnxprune.instrument import Want
 
 # A consumer and what it reads -> [channels], what each is worth to it, and the measure of its result to divide by.
 Worth: TypeAlias = Callable[[Consumer, Statistics], tuple[Scores, float]]
@@ -18,7 +19,7 @@ Worth: TypeAlias = Callable[[Consumer, Statistics], tuple[Scores, float]]
 RESOLUTION = 1e-5  # a variance that is less of the mean square is the rounding of sums in float32
 
 
-@criterion("obs", sees_data=True)
+@criterion("obs", sees=Want.PAIRS)
 def obs(context: Context) -> Scores:
     """Error of the consumers without the unit, the others making up for it (Optimal Brain Surgeon, see `curves`)."""
     assert context.moments is not None
@@ -30,7 +31,7 @@ def obs(context: Context) -> Scores:
     return scores
 
 
-@criterion("wanda", sees_data=True)
+@criterion("wanda", sees=Want.PAIRS)
 def wanda(context: Context) -> Scores:
     """Absolute weights of the consumers times the norm of what they read (Sun et al. 2024, Wanda)."""
 
@@ -41,7 +42,7 @@ def wanda(context: Context) -> Scores:
     return _over_consumers(context, worth)
 
 
-@criterion("flap", sees_data=True)
+@criterion("flap", sees=Want.PAIRS)
 def flap(context: Context) -> Scores:
     """Variance of what the consumers read times their squared weights (An et al. 2024, FLAP)."""
 
@@ -53,7 +54,7 @@ def flap(context: Context) -> Scores:
     return _over_consumers(context, worth)
 
 
-@criterion("reconstruction", sees_data=True)
+@criterion("reconstruction", sees=Want.PAIRS)
 def reconstruction(context: Context) -> Scores:
     """Error of the consumers without the unit, nothing making up for it (He et al. 2017; Luo et al. 2017, ThiNet)."""
 
@@ -66,11 +67,38 @@ def reconstruction(context: Context) -> Scores:
     return _over_consumers(context, worth)
 
 
-def _over_consumers(context: Context, worth: Worth) -> Scores:
+@criterion("apoz", sees=Want.ZEROS)
+def apoz(context: Context) -> Scores:
+    """Share of places where what the consumers read is not zero (Hu et al. 2016, average percentage of zeros)."""
+
+    def worth(reader: Consumer, stats: Statistics) -> tuple[Scores, float]:
+        assert stats.zeros is not None
+        return 1.0 - stats.zeros / max(stats.count, 1), 1.0
+
+    return _over_consumers(context, worth, mean=True)
+
+
+@criterion("entropy", sees=Want.HISTOGRAM)
+def entropy(context: Context) -> Scores:
+    """Entropy of what the consumers read (Luo and Wu 2017), of values at sampled places instead of means of maps."""
+
+    def worth(reader: Consumer, stats: Statistics) -> tuple[Scores, float]:
+        assert stats.histogram is not None
+        return stats.histogram.entropy, 1.0
+
+    return _over_consumers(context, worth, mean=True)
+
+
+def _over_consumers(context: Context, worth: Worth, mean: bool = False) -> Scores:
     """What the channels of a unit are worth to all consumers; NaN for units that none reads.
 
     Depthwise convolutions do not count: what they read is a channel of the same unit. A consumer whose result is
     nothing adds nothing.
+
+    Args:
+        context: the analysis and the data.
+        worth: of the channels that a consumer reads.
+        mean: over the channels of a unit, each as often as it is read, instead of the sum.
     """
     assert context.moments is not None
     total, read = np.zeros((2, context.coupling.units))
@@ -82,7 +110,7 @@ def _over_consumers(context: Context, worth: Worth) -> Scores:
         read += np.bincount(reader.units[free], minlength=read.size)
         if measure > 0:
             total += np.bincount(reader.units[free], weights=values[free] / measure, minlength=read.size)
-    return np.where(read > 0, total, np.nan)
+    return np.where(read > 0, total / np.maximum(read, 1) if mean else total, np.nan)
 
 
 def _terms(reader: Consumer, moment: Scores) -> Scores:

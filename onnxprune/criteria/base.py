@@ -13,6 +13,7 @@ from onnxprune.calibrate import Statistics
 from onnxprune.consumers import Consumer
 from onnxprune.errors import OptionError
 from onnxprune.groups import Coupling, Member
+from onnxprune.instrument import Want
 from onnxprune.registry import Registry
 from onnxprune.rules.base import Dim
 
@@ -47,20 +48,30 @@ class Criterion(Protocol):
 
 
 AUTO = "auto"
-SEEING: set[str] = set()  # criteria that need data
 CRITERIA: Registry[Criterion] = Registry("criterion", "onnxprune.criteria")
+_SIGHT: dict[str, Want] = {}  # of criteria that need data
 
 
-def criterion(name: str, sees_data: bool = False) -> Callable[[Criterion], Criterion]:
+def criterion(name: str, sees: Want | None = None) -> Callable[[Criterion], Criterion]:
     """Register a criterion; the first line of its docstring is what `list criteria` prints.
 
     Args:
         name: what users write.
-        sees_data: it needs `readers` and `moments`.
+        sees: what it needs to know of the data, besides sums; it then gets `readers` and `moments`. None: no data.
     """
-    if sees_data:
-        SEEING.add(name)
+    if sees is not None:
+        _SIGHT[name] = sees
     return CRITERIA.register(name)
+
+
+def sight_of(name: str) -> Want | None:
+    """What a criterion needs to know of the data; None: it needs none.
+
+    Raises:
+        OptionError: there is no such criterion.
+    """
+    CRITERIA.get(name)  # which also fills the table
+    return _SIGHT.get(name)
 
 
 def gather(context: Context, index_scores: Callable[[Array, int], Scores], roles: tuple[str, ...]) -> Scores:
@@ -149,7 +160,7 @@ def score(
     """
     if seed < 0:
         raise OptionError(f"--seed {seed}: write a whole number from 0")
-    if criterion in SEEING and moments is None:
+    if moments is None and sight_of(criterion) is not None:
         raise OptionError(f"--criterion {criterion} looks at activations: give --data (or --data synthetic)")
     made = CRITERIA.get(criterion)(Context(coupling, combine, seed, readers, moments))
     return comparable(made, coupling.group_of, normalise)
