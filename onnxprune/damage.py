@@ -7,12 +7,14 @@ repaired by the covariance of their inputs. Between the measured widths the dama
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from onnxprune.calibrate import Statistics
 from onnxprune.consumers import Consumer
@@ -20,7 +22,7 @@ from onnxprune.curves import Curve
 from onnxprune.divergence import Distance
 from onnxprune.graph import Graph
 from onnxprune.groups import Coupling
-from onnxprune.parts import Engine, Walk
+from onnxprune.parts import Engine, Place, Walk
 from onnxprune.patch import Patch
 from onnxprune.rules.base import Dim
 from onnxprune.solve import ridge
@@ -97,21 +99,31 @@ class Gauge:
             tell: called with a line of progress.
         """
         graph = self.coupling.graph
-        found: list[dict[int, float]] = [{} for _ in curves]
         starts = [self._start(g) for g in range(len(curves))]
-        one = Engine(self.engine.provider, 1)
-        workers = self.engine.threads or os.cpu_count() or 1
         order = sorted((g for g in range(len(curves)) if widths[g]), key=lambda g: starts[g])
-        with ThreadPoolExecutor(workers) as pool:
+        workers = self.engine.threads or os.cpu_count() or 1
+        waiting: deque[tuple[int, int, Future[float]]] = deque()
+        found: list[dict[int, float]] = [{} for _ in curves]
+
+        def collect(most: int) -> None:
+            while len(waiting) > most:  # so many places in the model are held at once
+                g, count, future = waiting.popleft()
+                found[g][count] = future.result()
+
+        with ThreadPoolExecutor(workers) as pool, threadpool_limits(1):
             for number, g in enumerate(order):
                 tell(f"damage {number + 1}/{len(order)}")
                 walk.go(min(starts[g], len(graph.nodes)))
-
-                def cut(count: int, curve: Curve = curves[g]) -> float:
-                    return self.distance(walk.rest(self._patch(curve, count), self.distance.values, one))
-
-                found[g] = dict(zip(widths[g], pool.map(cut, widths[g]), strict=True))
+                for count in widths[g]:
+                    collect(workers)
+                    waiting.append((g, count, pool.submit(self._cut, walk.here(), curves[g], count)))
+            collect(0)
         return found
+
+    def _cut(self, place: Place, curve: Curve, count: int) -> float:
+        """The distance without the first `count` units of a group."""
+        one = Engine(self.engine.provider, 1)
+        return self.distance(place.rest(self._patch(curve, count), self.distance.values, one))
 
     def _patch(self, curve: Curve, count: int) -> Patch:
         """The model without the first `count` units of a group: masked, and its consumers repaired."""

@@ -7,6 +7,7 @@ again and again, with other weights, without what comes before.
 from __future__ import annotations
 
 import tempfile
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -145,10 +146,10 @@ class Walk:
         for values in self._values:
             made = {}
             if ready:
-                made = run(ready[0], {name: self._shelf.get(values[name]) for name in ready[1]}, new)
-            result = {n: made[n] if n in made else self._shelf.get(values[n]) for n in wanted}
+                made = run(ready[0], {name: values[name].get() for name in ready[1]}, new)
+            result = {n: made[n] if n in made else values[n].get() for n in wanted}
             for name in [n for n in values if n not in crossing]:
-                self._shelf.drop(values.pop(name))
+                del values[name]
             for name in crossing:
                 if name in made:
                     if not isinstance(made[name], np.ndarray):
@@ -162,29 +163,48 @@ class Walk:
         for _ in self.advance(stop):
             pass
 
+    def here(self) -> Place:
+        """Where the walk stands, with what is needed to go on from there; the walk may go on meanwhile."""
+        return Place(self.parts, self.at, self.patch, tuple(dict(values) for values in self._values))
+
     def rest(self, patch: Patch, outputs: Sequence[str], engine: Engine) -> Iterator[dict[str, Array]]:
         """The outputs for every batch, if from here on the model had other weights; the walk stays where it is."""
-        here = self._values[0]
+        return self.here().rest(patch, outputs, engine)
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """A cut through a model, and for every batch the values that cross it."""
+
+    parts: Parts
+    at: int
+    patch: Patch
+    values: tuple[Mapping[str, _Kept], ...]
+
+    def rest(self, patch: Patch, outputs: Sequence[str], engine: Engine) -> Iterator[dict[str, Array]]:
+        """The outputs for every batch, if from here on the model had other weights."""
+        here = self.values[0]
         new = [name for name in outputs if name not in here]
         ready = None
         if new:
             stop = len(self.parts.graph.nodes)
             model = self.parts.part(self.at, stop, {n: v.dtype for n, v in here.items()}, new, self.patch | patch)
             ready = engine.session(model), [i.name for i in model.graph.input]
-        for values in self._values:
-            found = {n: self._shelf.get(values[n]) for n in outputs if n in values}
+        for values in self.values:
+            found = {n: values[n].get() for n in outputs if n in values}
             if ready:
-                found |= run(ready[0], {name: self._shelf.get(values[name]) for name in ready[1]}, new)
+                found |= run(ready[0], {name: values[name].get() for name in ready[1]}, new)
             yield found
 
 
-@dataclass(frozen=True)
 class _Kept:
-    """A value on the shelf: the array, or the file that has it."""
+    """A value on the shelf: the array, or the file that has it. It leaves the shelf when nobody holds it any more."""
 
-    value: Array | Path
-    dtype: np.dtype[Any]
-    nbytes: int
+    def __init__(self, value: Array | Path, array: Array) -> None:
+        self.value, self.dtype = value, array.dtype
+
+    def get(self) -> Array:
+        return np.load(self.value) if isinstance(self.value, Path) else self.value
 
 
 class _Shelf:
@@ -197,24 +217,21 @@ class _Shelf:
     def put(self, array: Array) -> _Kept:
         if self._bytes + array.nbytes <= IN_MEMORY:
             self._bytes += array.nbytes
-            return _Kept(array, array.dtype, array.nbytes)
+            kept = _Kept(array, array)
+            weakref.finalize(kept, self._less, array.nbytes)
+            return kept
         self._folder = self._folder or tempfile.TemporaryDirectory(prefix="onnxprune-")
         self._files += 1
         path = Path(self._folder.name) / f"{self._files}.npy"
         np.save(path, array)
-        return _Kept(path, array.dtype, array.nbytes)
+        kept = _Kept(path, array)
+        weakref.finalize(kept, path.unlink, missing_ok=True)
+        return kept
 
-    def get(self, kept: _Kept) -> Array:
-        return np.load(kept.value) if isinstance(kept.value, Path) else kept.value
-
-    def drop(self, kept: _Kept) -> None:
-        if isinstance(kept.value, Path):
-            kept.value.unlink()
-        else:
-            self._bytes -= kept.nbytes
+    def _less(self, nbytes: int) -> None:
+        self._bytes -= nbytes
 
     def close(self) -> None:
-        self._bytes = 0
         if self._folder is not None:
             self._folder.cleanup()
             self._folder = None

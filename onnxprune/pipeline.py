@@ -12,6 +12,7 @@ from typing import Any
 
 import onnx
 from onnx import ModelProto
+from threadpoolctl import threadpool_limits
 
 from onnxprune import graph as graphs
 from onnxprune import inspection, writing
@@ -104,7 +105,8 @@ class Pipeline:
         record |= prepared(original)
         _measure(measured, "before", original, original.path or original.proto, context, record)
         streams = graphs.is_external(original) and (out is not None or graphs.is_big(original))
-        with writing.workspace(out) if streams else nullcontext() as folder:
+        workspace = writing.workspace(out) if streams else nullcontext()
+        with threadpool_limits(threads), workspace as folder:
             if folder is not None:
                 context = replace(context, file=folder / Path(out or "model.onnx").name)
             made, plan = self._run(original, out, checks, measured, exact, context, record)

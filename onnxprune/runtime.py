@@ -78,8 +78,8 @@ def model_name(model: Model | InferenceSession) -> str:
     return str(getattr(model, "_model_path", None) or "the model in memory")
 
 
-# Weights are not packed a second time for speed: for sessions that make a few runs.
-LEAN = {"session.disable_prepacking": "1"}
+# For sessions that make a few runs: weights are not packed a second time for speed, and threads that wait do not spin.
+LEAN = {"session.disable_prepacking": "1", "session.intra_op.allow_spinning": "0"}
 
 
 def session(

@@ -1,9 +1,10 @@
-"""The user's inputs in three parts: to fit weights, to choose widths, and to tell what became of the model."""
+"""The user's inputs in parts that take turns: weights are fitted to some, widths chosen on others, one is put aside."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,8 @@ from onnxprune.errors import DataError
 from onnxprune.feeds import Feed, InputSpec, batched, rows
 
 MOST = 512  # samples that are used; of more, some are passed over, evenly
+FOLDS = 4  # that take turns to choose
+ASIDE_SHARE = 1 / 8
 CHOOSE, ASIDE = 48, 64  # the most that choose and that are put aside; all others fit
 FEW = 8  # that choose, however dear
 CHOOSING, FITTING = 40e9, 256e9  # MACs of one run over the samples that choose, and that stages fit to
@@ -22,35 +25,76 @@ BATCH = 32
 ELEMENTS = 1 << 19  # of a batch's largest input
 
 
-@dataclass(frozen=True, eq=False)
-class Samples:
-    """Batches of inputs, disjoint.
-
-    Attributes:
-        fit: weights are fitted to them.
-        late: weights are fitted to them, too, where that is done once, at the end.
-        choose: the widths are chosen on them: damage must be measured on what the weights have not seen.
-        aside: nothing is made with them; they tell what the result is worth.
-        seen: samples in the data.
-    """
+class Turn(NamedTuple):
+    """Batches that weights are fitted to, and batches that they have not seen, on which is chosen."""
 
     fit: tuple[Feed, ...]
-    late: tuple[Feed, ...]
     choose: tuple[Feed, ...]
-    aside: tuple[Feed, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """The data in disjoint parts.
+
+    Attributes:
+        feeds: all, one sample each, where the model's batch is free.
+        folds: numbers of samples; each takes its turn to choose, the others fit.
+        spare: numbers of samples that are put aside: nothing is made with them, they tell what the result is worth.
+        inputs: what the model takes.
+        seen: samples in the data.
+        choosing: the most samples of a fold that choose.
+        fitting: the most samples that are fitted to in a turn.
+    """
+
+    feeds: Sequence[Feed]
+    folds: tuple[tuple[int, ...], ...]
+    spare: tuple[int, ...]
+    inputs: Mapping[str, InputSpec]
     seen: int
+    choosing: int = CHOOSE
+    fitting: int = MOST
+    _made: dict[int, Turn] = field(default_factory=dict)
+
+    def turn(self, number: int) -> Turn:
+        """One fold chooses, the others fit; what the luck of some samples chose meets others in the next turn."""
+        which = number % len(self.folds)
+        if which not in self._made:
+            others = sorted(i for n, fold in enumerate(self.folds) if n != which for i in fold)
+            self._made.clear()  # one at a time: batches are copies
+            self._made[which] = Turn(
+                self._batches(_some(others, self.fitting)), self._batches(_some(self.folds[which], self.choosing))
+            )
+        return self._made[which]
+
+    @property
+    def last(self) -> Turn:
+        """For a fit that is made once, at the end: to all that is not put aside."""
+        choose = _some(self.folds[-1], self.choosing)
+        fit = sorted({i for fold in self.folds for i in fold} - set(choose))
+        return Turn(self._batches(fit), self._batches(choose))
+
+    @property
+    def aside(self) -> tuple[Feed, ...]:
+        """Batches of what is put aside."""
+        return self._batches(self.spare)
 
     @property
     def counts(self) -> dict[str, int]:
         """For the record."""
-        parts = {"fit": (*self.fit, *self.late), "choose": self.choose, "aside": self.aside}
-        return {"seen": self.seen} | {name: sum(map(rows, part)) for name, part in parts.items()}
+        parts = {"fit": [i for fold in self.folds for i in fold], "aside": self.spare}
+        counts = {name: sum(rows(self.feeds[i]) for i in part) for name, part in parts.items()}
+        return {"seen": self.seen, "folds": len(self.folds)} | counts
+
+    def _batches(self, which: Iterable[int]) -> tuple[Feed, ...]:
+        largest = max(v.size // rows(feed) for feed in self.feeds[:1] for v in feed.values())
+        size = min(BATCH, max(1, ELEMENTS // max(largest, 1)))
+        return tuple(batched((self.feeds[i] for i in which), self.inputs, size))
 
 
 def split(
     feeds: Sequence[Feed], inputs: Mapping[str, InputSpec], alike: NDArray[np.intp], seen: int, macs: float = 0.0
 ) -> Samples:
-    """Part the data: of eight samples two choose, one is put aside, five fit; those that are alike stay together.
+    """Part the data: one of eight samples is put aside, the others are folds; those that are alike stay together.
 
     Samples that are nearly the same (crops of a picture, frames of a film) in two parts would make what was fitted to
     the one look right on the other.
@@ -62,28 +106,26 @@ def split(
         seen: samples in the data, of which these are some.
         macs: of a feed: where they are many, fewer choose, and fewer are fitted to in stages.
     """
-    choose, fit = (int(budget / macs) if macs else len(feeds) for budget in (CHOOSING, FITTING))
-    choose = max(min(choose, CHOOSE), FEW)
-    quota = {"fit": 5 / 8, "choose": 2 / 8, "aside": 1 / 8}
-    limits = {"fit": len(feeds), "choose": choose, "aside": ASIDE}
-    parts: dict[str, list[int]] = {part: [] for part in quota}
+    choosing, fitting = (int(budget / macs) if macs else len(feeds) for budget in (CHOOSING, FITTING))
+    count = min(FOLDS, max(2, len(feeds) // 4))
+    quota = [*[(1 - ASIDE_SHARE) / count] * count, ASIDE_SHARE]
+    limits = [*[len(feeds)] * count, ASIDE]
+    parts: list[list[int]] = [[] for _ in quota]
     _, first, sizes = np.unique(alike, return_index=True, return_counts=True)
     for cluster in np.lexsort((first, -sizes)):  # large ones first: the small ones then fill up
         members = np.flatnonzero(alike == alike[first[cluster]])
-        open_parts = [p for p in quota if len(parts[p]) + len(members) <= limits[p]] or ["fit"]
-        neediest = min(open_parts, key=lambda p: len(parts[p]) / quota[p])
+        room = [p for p in range(len(quota)) if len(parts[p]) + len(members) <= limits[p]]
+        neediest = min(room, key=lambda p: len(parts[p]) / quota[p])
         parts[neediest] += members.tolist()
-    if not all(parts.values()):  # all are alike
-        order = ("fit", "choose", "fit", "fit", "aside")
-        parts = {part: [i for i in range(len(feeds)) if order[i % 5] == part] for part in quota}
-    every = max(1, -(-len(parts["fit"]) // max(fit, CHOOSE)))
-    parts["fit"].sort()
-    parts["late"] = [i for n, i in enumerate(parts["fit"]) if n % every]
-    parts["fit"] = parts["fit"][::every]
-    largest = max(v.size // rows(feed) for feed in feeds[:1] for v in feed.values())
-    size = min(BATCH, max(1, ELEMENTS // max(largest, 1)))
-    made = {p: tuple(batched((feeds[i] for i in sorted(found)), inputs, size)) for p, found in parts.items()}
-    return Samples(**made, seen=seen)
+    if not all(parts):  # all are alike
+        parts = [list(range(p, len(feeds), len(quota))) for p in range(len(quota))]
+    *folds, spare = (tuple(sorted(part)) for part in parts)
+    return Samples(feeds, tuple(folds), spare, inputs, seen, max(min(choosing, CHOOSE), FEW), max(fitting, CHOOSE))
+
+
+def _some(which: Sequence[int], most: int) -> list[int]:
+    """At most so many, evenly."""
+    return [which[i] for i in np.unique(np.linspace(0, len(which) - 1, min(most, len(which))).round().astype(int))]
 
 
 def clusters(signatures: NDArray[np.float64]) -> NDArray[np.intp]:

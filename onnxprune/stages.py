@@ -1,7 +1,8 @@
 """Choose what goes by predicted damage, in stages: measure, cut a little, repair, measure again.
 
 A damage curve that was measured once on the original gets wrong as other groups shrink; each stage measures anew on the
-model as it is by then (cut and repaired), against the answers of the original.
+model as it is by then (cut and repaired), against the answers of the original, and on other samples than the stage
+before: widths that looked good by the luck of a few samples do not go on to do so.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +34,7 @@ from onnxprune.patch import NOTHING, patched
 from onnxprune.plan import make_plan
 from onnxprune.recovery import Pair, recover
 from onnxprune.rules.base import Dim
-from onnxprune.samples import Samples
+from onnxprune.samples import Samples, Turn
 from onnxprune.surgery import cut
 from onnxprune.survey import Survey, first_widths, traced
 
@@ -80,11 +80,6 @@ class Staged:
     seed: int = 0
     tell: Callable[[str], None] = lambda text: None
 
-    @cached_property
-    def distance(self) -> Distance:
-        """From the original's answers on the samples that choose."""
-        return distance_of(self.coupling.graph, self.samples.choose, self.engine, self.kind)
-
     def run(self, measure: Cost, bound: float) -> tuple[NDArray[np.bool_], list[Stage]]:
         """The units that go, so that the cost is at most `bound`.
 
@@ -99,7 +94,7 @@ class Staged:
         bounds = [measure.before * (bound / measure.before) ** ((n + 1) / count) for n in range(count)]
         for number, limit in enumerate(bounds):
             self.tell(f"stage {number + 1}/{count}")
-            survey, distance = self._survey(now, removed)
+            survey, distance = self._survey(now, removed, self.samples.turn(number))
             wanted, found, damages = self._worth(gone, groups, measure, limit), gone, list[Floats]()
             for _ in range(LOOKS):
                 survey.measure(wanted)
@@ -117,21 +112,22 @@ class Staged:
             stages.append(Stage(measure(gone) / measure.before, distance, predicted))
             gone = found
             if number + 1 < count:
-                now = self._after(removed, self.seed + number)
+                now = self._after(removed, self.samples.turn(number + 1), self.seed + number)
         return removed, stages
 
-    def _survey(self, now: Coupling, removed: NDArray[np.bool_]) -> tuple[Survey, float]:
-        """What measures the model as it is now, and how far its answers are off."""
+    def _survey(self, now: Coupling, removed: NDArray[np.bool_], turn: Turn) -> tuple[Survey, float]:
+        """What measures the model as it is now, and how far its answers are off the original's."""
+        distance = distance_of(self.coupling.graph, turn.choose, self.engine, self.kind)
         sight = sight_of(self.criterion or "obs") or Want.SUMS
         want = sight if self.method == "none" else sight | Want.PAIRS
-        readers, moments = observe(now, self.samples.fit, self.engine, want, self.seed, keep=now is self.coupling)
-        walk = Walk(now.graph, self.samples.choose, self.engine)
-        answers = list(walk.rest(NOTHING, self.distance.values, self.engine))
+        readers, moments = observe(now, turn.fit, self.engine, want, self.seed, keep=now is self.coupling)
+        walk = Walk(now.graph, turn.choose, self.engine)
+        answers = list(walk.rest(NOTHING, distance.values, self.engine))
         # From the answers as they are by now: from the original's, an error that happens to undo another looks good.
-        here = Distance(self.distance.compared, answers)
+        here = Distance(distance.compared, answers)
         gauge = Gauge(now, readers, moments, here, self.engine, self.method)
         unit, found = traced(self.coupling, removed, now), self._curves(now, readers, moments)
-        return Survey(self.coupling, unit, found, gauge, self.samples.choose, self.tell), self.distance(answers)
+        return Survey(self.coupling, unit, found, gauge, turn.choose, self.tell), distance(answers)
 
     def _worth(self, gone: Counts, groups: Groups, measure: Cost, limit: float) -> Counts:
         """The units to go at which groups are measured first; 0 for groups that would save next to nothing."""
@@ -150,15 +146,14 @@ class Staged:
         scores = score(now, self.criterion, seed=self.seed, readers=readers, moments=moments)
         return [ranked(group.units, scores) for group in now.groups]
 
-    def _after(self, removed: NDArray[np.bool_], seed: int) -> Coupling:
-        """The analysis of the model without these units, repaired."""
+    def _after(self, removed: NDArray[np.bool_], turn: Turn, seed: int) -> Coupling:
+        """The analysis of the model without these units, repaired without what the next stage chooses on."""
         if not removed.any():
             return self.coupling
         made, patch = graphs.load(cut(self.coupling, make_plan(self.coupling, removed), removed)), NOTHING
         if self.method != "none":
             pair = Pair(self.coupling, removed, made)
-            fit, choose = self.samples.fit, self.samples.choose
-            patch, _ = recover(pair, fit, choose, self.method, self.engine, seed, tell=self.tell)
+            patch, _ = recover(pair, turn.fit, turn.choose, self.method, self.engine, seed, tell=self.tell)
         return couple(graphs.load(patched(made, patch)), self.coupling.options)
 
     def _groups(self) -> Groups:

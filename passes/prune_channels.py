@@ -129,7 +129,7 @@ class PruneChannels:
         if context.data is not None and want is not None:
             engine = Engine(context.provider, context.threads)
             samples = context.samples(coupling)
-            seen = observe(coupling, samples.fit, engine, want, self.seed, keep=True)
+            seen = observe(coupling, samples.last.fit, engine, want, self.seed, keep=True)
         return score(coupling, criterion, self.combine, self.normalise, self.seed, *seen)
 
     def _by_damage(

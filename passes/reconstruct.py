@@ -48,8 +48,7 @@ class Reconstruct:
             before = off(distance, graph, samples.aside, engine)
             patch, layers = recover(
                 pair,
-                (*samples.fit, *samples.late),
-                samples.choose,
+                *samples.last,
                 method,
                 engine,
                 self.seed,

@@ -124,36 +124,6 @@ def test_answers_that_never_change(rng: np.random.Generator) -> None:
     assert distance([{"y": values(rng, 4, 5)}]) == 1.0
 
 
-def detections(rng: np.random.Generator, last: bool = True) -> Array:
-    """[2, 200, 4 + 3]: boxes in pixels, then scores."""
-    boxes, scores = rng.uniform(0, 640, (2, 200, 4)), rng.uniform(0, 1, (2, 200, 3)) ** 4
-    made = np.concatenate([boxes, scores], axis=2).astype(np.float32)
-    return made if last else np.moveaxis(made, 2, 1)
-
-
-@pytest.mark.parametrize("last", [True, False])
-def test_boxes_are_recognised(rng: np.random.Generator, last: bool) -> None:
-    outputs = [{"y": detections(rng, last)} for _ in range(2)]
-    distance = Distance((Target("y", "values", 2),), outputs)
-    assert distance.kind == "boxes"
-    assert distance(outputs) == 0.0
-    features = np.arange(7).reshape((1, 1, 7) if last else (1, 7, 1))
-    moved = [{"y": o["y"] + np.where(features < 4, 4.0, 0.0)} for o in outputs]
-    assert distance(moved) == pytest.approx(1.0, rel=1e-3)  # each off by the pixels that count as 1
-    silent = [{"y": o["y"] * (features < 4)} for o in outputs]
-    assert distance(silent) == pytest.approx(1.0, rel=1e-3)
-
-
-def test_boxes_and_scores_apart(rng: np.random.Generator) -> None:
-    outputs = [{"b": rng.uniform(0, 1, (1, 200, 4)), "s": rng.uniform(0, 1, (1, 200, 9)), "y": values(rng, 1, 3)}]
-    compared = (Target("b", "values", 2), Target("s", "values", 2), Target("y", "values", 1))
-    distance = Distance(compared, outputs)
-    assert distance.kind == "boxes and values"
-    assert distance(outputs) == 0.0
-    far = [{"b": o["b"] + 0.5, "s": o["s"], "y": o["y"]} for o in outputs]
-    assert distance(far) > 1.0
-
-
 def test_no_boxes_without_scores(rng: np.random.Generator) -> None:
     outputs = [{"y": values(rng, 2, 200, 7)}]
     assert Distance((Target("y", "values", 2),), outputs).kind == "values"

@@ -77,7 +77,7 @@ def test_the_record(recovered: Result) -> None:
     assert found["distance"]["kind"] == "logits"
     assert found["distance"]["after"] < found["distance"]["before"]
     counts = found["samples"]
-    assert counts["seen"] == 64 == counts["fit"] + counts["choose"] + counts["aside"]
+    assert counts["seen"] == 64 == counts["fit"] + counts["aside"]
     assert found["layers"]
     for layer in found["layers"]:
         assert layer["method"] in ("none", "bias", "channel", "full")

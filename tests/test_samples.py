@@ -1,4 +1,4 @@
-"""The data in three parts."""
+"""The data in parts that take turns."""
 
 from __future__ import annotations
 
@@ -22,35 +22,50 @@ def numbers(part: tuple[Feed, ...]) -> set[int]:
 
 def test_every_sample_is_in_one_part() -> None:
     found = split(feeds(64), INPUTS, np.arange(64), 64)
-    parts = [numbers(p) for p in (found.fit, found.choose, found.aside)]
-    assert set.union(*parts) == set(range(64)) and sum(map(len, parts)) == 64
-    assert [len(p) for p in parts] == [40, 16, 8]
-    assert found.counts == {"seen": 64, "fit": 40, "choose": 16, "aside": 8}
+    assert [len(fold) for fold in found.folds] == [14] * 4
+    assert sorted(i for part in (*found.folds, found.spare) for i in part) == list(range(64))
+    assert numbers(found.aside) == set(found.spare)
+    assert found.counts == {"seen": 64, "folds": 4, "fit": 56, "aside": 8}
+
+
+def test_every_fold_takes_its_turn_to_choose() -> None:
+    found = split(feeds(64), INPUTS, np.arange(64), 64)
+    chosen = [numbers(found.turn(n).choose) for n in range(4)]
+    assert set.union(*chosen) == set(range(64)) - set(found.spare)
+    for number in range(5):
+        turn = found.turn(number)
+        assert numbers(turn.choose) == chosen[number % 4]
+        assert numbers(turn.fit) == set(range(64)) - set(found.spare) - chosen[number % 4]
+
+
+def test_the_last_fit_sees_all_that_is_not_put_aside() -> None:
+    found = split(feeds(256), INPUTS, np.arange(256), 256, macs=2e9)
+    fit, choose = map(numbers, found.last)
+    assert not fit & choose and fit | choose == set(range(256)) - set(found.spare)
 
 
 def test_samples_that_are_alike_stay_together() -> None:
     alike = np.arange(60) % 15
     found = split(feeds(60), INPUTS, alike, 60)
-    kinds = [{int(alike[n]) for n in numbers(p)} for p in (found.fit, found.choose, found.aside)]
-    assert not (kinds[0] & kinds[1] or kinds[0] & kinds[2] or kinds[1] & kinds[2])
+    kinds = [{int(alike[n]) for n in part} for part in (*found.folds, found.spare)]
+    assert sum(map(len, kinds)) == len(set.union(*kinds)) == 15
 
 
 @pytest.mark.parametrize("kinds", [1, 2])
-def test_no_part_is_empty_where_all_are_alike(kinds: int) -> None:
-    found = split(feeds(32), INPUTS, np.arange(32) % kinds, 32)
-    assert all(sum(map(rows, p)) for p in (found.fit, found.choose, found.aside))
+@pytest.mark.parametrize("count", [5, 32])
+def test_no_part_is_empty_where_all_are_alike(kinds: int, count: int) -> None:
+    found = split(feeds(count), INPUTS, np.arange(count) % kinds, count)
+    assert all(found.folds) and found.spare and len(found.folds) >= 2
+    assert all(sum(map(rows, part)) for part in (*found.turn(0), *found.last, found.aside))
 
 
 def test_dear_models_choose_with_less() -> None:
     """What stages see shrinks; what the last fit sees does not."""
-    found = split(feeds(256), INPUTS, np.arange(256), 256, macs=2e9)
+    dear = split(feeds(256), INPUTS, np.arange(256), 256, macs=2e9)
     cheap = split(feeds(256), INPUTS, np.arange(256), 256, macs=1e8)
-    assert len(numbers(found.choose)) == 20 and len(numbers(cheap.choose)) == 48 and not cheap.late
-    assert 64 <= len(numbers(found.fit)) <= 128
-    assert not numbers(found.fit) & numbers(found.late)
-    parts = (found.fit, found.late, found.choose, found.aside)
-    assert sum(len(numbers(p)) for p in parts) == 256
-    assert len(numbers(split(feeds(64), INPUTS, np.arange(64), 64, macs=1e12).choose)) == 8
+    assert len(numbers(dear.turn(0).choose)) == 20 and len(numbers(cheap.turn(0).choose)) == 48
+    assert len(numbers(dear.turn(0).fit)) == 128 and len(numbers(cheap.turn(0).fit)) == 168
+    assert len(numbers(split(feeds(64), INPUTS, np.arange(64), 64, macs=1e12).turn(0).choose)) == 8
 
 
 def test_near_duplicates_are_found() -> None:

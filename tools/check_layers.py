@@ -63,6 +63,7 @@ ROOMS = (
     "cache",
     "recall",
     "observe",
+    "boxes",
     "divergence",
     "plan",
     "shape_inputs",
