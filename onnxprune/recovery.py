@@ -7,14 +7,15 @@ the result is added to another branch, the target makes up for that branch's err
 
 Of every layer several repairs are tried: none, a new bias, the C x C map of lost channels onto kept ones (folded into
 every tap), and least squares on sampled im2col rows with several ridges, drawn to the weights or to the map. The one
-with the least error on samples that it was not fitted to is taken; if that is none, the layer stays as it is.
+with the least error on samples that it was not fitted to is taken; if that is none, the layer stays as it is. Where
+BatchNormalization is still there, its statistics follow what it now reads (see `renorm`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,11 +30,13 @@ from onnxprune.parts import Engine, Walk
 from onnxprune.patch import Patch
 from onnxprune.plan import kept_indices
 from onnxprune.refit import Layer, Refit
+from onnxprune.renorm import norms
 from onnxprune.rules.base import Dim
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
 Index = NDArray[np.intp]
+Stop: TypeAlias = tuple[int, list[str]]
 
 METHODS = ("none", "bias", "channel", "full")
 AUTO = "auto"
@@ -78,6 +81,7 @@ def recover(
     engine: Engine,
     seed: int = 0,
     everything: bool = False,
+    rescale: bool = False,
     tell: Callable[[str], None] = lambda text: None,
 ) -> tuple[Patch, list[Layer]]:
     """Fit the weights of a cut model to the original's answers.
@@ -90,38 +94,106 @@ def recover(
         engine: where the models run.
         seed: of the places sampled.
         everything: once it is chosen, fit the repair to all inputs.
+        rescale: give results the variance that the original's have (see `refit`).
         tell: told about progress.
 
     Returns:
         The new weights of the cut model, and what was done to each layer.
     """
-    mine = {c.node.outputs[0]: c for c in consumers(pair.original)}
     cut = couple(pair.cut, pair.original.options)
-    todo = [(mine[c.node.outputs[0]], c) for c in consumers(cut) if c.node.outputs[0] in mine]
-    todo = [(a, b) for a, b in todo if a.groups == b.groups and _lost(pair, a)]
     batches = [*fit, *choose]
-    samples = sum(map(rows, batches))
+    todo = _steps(pair, cut, method, sum(map(rows, batches)), seed, rescale)
     dense, thin = Walk(pair.original.graph, batches, engine), Walk(pair.cut, batches, engine)
     layers = []
-    for number, (a, b) in enumerate(todo):
+    for number, step in enumerate(todo):
         tell(f"recovery {number + 1}/{len(todo)}")
-        kept = _kept(pair, a), pair.kept(a.y)
-        layer = Refit(a, b, kept, samples, method, np.random.default_rng([seed, number]))
-        other = _branch(pair, a, b)
-        more = [other] if other else []
-        full = dense.advance(a.node.index + 1, [a.x.value, a.y.value, *more])
-        part = thin.advance(b.node.index, [b.x.value, *more])
-        for batch, (mine_here, thin_here) in enumerate(zip(full, part, strict=True)):
-            y = mine_here[a.y.value]
-            if other:
-                y = _corrected(y, mine_here[other], thin_here[other], a.y.axis, kept[1])
-            layer.add(batch >= len(fit), mine_here[a.x.value], y, thin_here[b.x.value])
-        patch, said = layer.best(everything)
+        full, part = dense.advance(*step.dense), thin.advance(*step.thin)
+        for batch, values in enumerate(zip(full, part, strict=True)):
+            step.add(batch >= len(fit), *values)
+        patch, said = step.best(everything)
         thin.patch |= patch
         layers.append(said)
     dense.close()
     thin.close()
     return thin.patch, layers
+
+
+class Step(Protocol):
+    """A part of the cut model that is repaired.
+
+    Attributes:
+        dense, thin: of the original and of the cut model: the node in front of which values are taken, and which.
+    """
+
+    @property
+    def dense(self) -> Stop:
+        """Of the original."""
+
+    @property
+    def thin(self) -> Stop:
+        """Of the cut model."""
+
+    def add(self, choosing: bool, dense: Mapping[str, Array], thin: Mapping[str, Array]) -> None:
+        """The values of a batch; `choosing`: it is held out."""
+
+    def best(self, everything: bool) -> tuple[Patch, Layer]:
+        """New weights, and what is said about them."""
+
+
+def _steps(pair: Pair, cut: Coupling, method: str, samples: int, seed: int, rescale: bool) -> list[Step]:
+    """What is repaired, in the order of the nodes."""
+    mine = {c.node.outputs[0]: c for c in consumers(pair.original)}
+    both = [(mine[c.node.outputs[0]], c) for c in consumers(cut) if c.node.outputs[0] in mine]
+    both = [(a, b) for a, b in both if a.groups == b.groups and _lost(pair, a)]
+    found: list[Step] = []
+    for number, (a, b) in enumerate(both):
+        kept = _kept(pair, a), pair.kept(a.y)
+        refit = Refit(a, b, kept, samples, method, np.random.default_rng([seed, number]), rescale)
+        found.append(Contracted(a, b, refit, kept[1], _branch(pair, a, b)))
+    first = min((step.thin[0] for step in found), default=0)
+    refitted = {b.y.value for _, b in both}
+    found += norms(pair.original, cut, pair.kept, rescale, after=first, but=refitted)
+    return sorted(found, key=lambda step: step.dense[0])
+
+
+@dataclass(frozen=True, eq=False)
+class Contracted:
+    """A contraction that lost channels.
+
+    Attributes:
+        a, b: in the original and in the cut model.
+        refit: fits its weights.
+        kept: the channels of its result that the cut model has.
+        other: what the result is added to, if its error is made up for.
+    """
+
+    a: Consumer
+    b: Consumer
+    refit: Refit
+    kept: Index | slice
+    other: str | None
+
+    @property
+    def dense(self) -> Stop:
+        """Behind it: its input, its result, the other branch."""
+        more = [self.other] if self.other else []
+        return self.a.node.index + 1, [self.a.x.value, self.a.y.value, *more]
+
+    @property
+    def thin(self) -> Stop:
+        """In front of it: its input, the other branch."""
+        return self.b.node.index, [self.b.x.value, *([self.other] if self.other else [])]
+
+    def add(self, choosing: bool, dense: Mapping[str, Array], thin: Mapping[str, Array]) -> None:
+        """Rows of a batch, the targets corrected."""
+        y = dense[self.a.y.value]
+        if self.other:
+            y = _corrected(y, dense[self.other], thin[self.other], self.a.y.axis, self.kept)
+        self.refit.add(choosing, dense[self.a.x.value], y, thin[self.b.x.value])
+
+    def best(self, everything: bool) -> tuple[Patch, Layer]:
+        """As `Refit.best`."""
+        return self.refit.best(everything)
 
 
 def _kept(pair: Pair, reader: Consumer) -> NDArray[np.bool_]:

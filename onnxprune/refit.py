@@ -6,7 +6,8 @@
 - full: least squares on sampled im2col rows, drawn to the weights or to the map.
 
 Maps and least squares are tried at several ridges: between them lies everything from interpolation of a few samples to
-hardly a change.
+hardly a change. What is fitted varies less than its targets do, by what it cannot explain; over many layers signals
+fade. Results may be given their variance back (`rescale`), which no error of a single layer would ask for.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ Centred = tuple[Floats, Floats, float]
 ROWS = 16384  # im2col rows that a layer is fitted to, at most
 PER_FEATURE = 12  # rows for each feature
 FEATURES = 2560  # with more than these, the map has to do
+GROWTH = 4.0  # the most that a result grows to vary as the original's; one that nearly stands still stays as it is
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)  # in units of the mean variance
 
 
@@ -93,6 +95,15 @@ class Moments:
         n = max(self.count, 1)
         return np.asarray((self.y - np.einsum("gof,gf->go", w, self.f)) / n)
 
+    def faded(self, w: Floats) -> Floats:
+        """[groups, O]: by what W x has to grow to vary as much as the targets do (Jordan et al. 2023, REPAIR)."""
+        n = max(self.count, 1)
+        gram, _, _ = self.centred(True)
+        made = np.einsum("gof,gof->go", w @ gram, w)
+        wanted = self.yy / n - np.square(self.y / n)
+        ratio = np.divide(wanted, made, out=np.ones_like(made), where=made > wanted / GROWTH**2)
+        return np.asarray(np.sqrt(np.maximum(ratio, 1.0)))
+
 
 class _Repair(NamedTuple):
     """Weights [groups, O, F] and how they came about."""
@@ -107,7 +118,14 @@ class Refit:
     """Collects rows of one layer, then repairs it."""
 
     def __init__(
-        self, whole: Consumer, cut: Consumer, kept: tuple[Any, Any], samples: int, method: str, rng: np.random.Generator
+        self,
+        whole: Consumer,
+        cut: Consumer,
+        kept: tuple[Any, Any],
+        samples: int,
+        method: str,
+        rng: np.random.Generator,
+        rescale: bool = False,
     ) -> None:
         """Nothing is collected yet.
 
@@ -118,7 +136,9 @@ class Refit:
             samples: that will come.
             method: the most that is tried.
             rng: draws places.
+            rescale: give every result the variance that the original's has.
         """
+        self.rescale = rescale
         self.whole, self.cut, self.rng = whole, cut, rng
         self.kept_x, self.kept_y = kept
         groups, self.outputs, channels, self.taps = cut.weights.shape
@@ -186,8 +206,10 @@ class Refit:
         if everything and fit is not check:
             fit = fit + check
             found = self._again(found, fit, maps[0] + maps[1])
-        offset = fit.offset(found.w).reshape(-1) if self.free else None
-        patch = self.cut.patch(found.w.reshape(self.cut.weights.shape), offset)
+        w = found.w * fit.faded(found.w)[:, :, None] if self.rescale and self.free else found.w
+        least = risk(w, fit.offset(w)) if self.rescale else least
+        offset = fit.offset(w).reshape(-1) if self.free else None
+        patch = self.cut.patch(w.reshape(self.cut.weights.shape), offset)
         return patch, Layer(name, found.method, found.ridge, before / scale, least / scale)
 
     def _again(self, found: _Repair, fit: Moments, maps: Moments) -> _Repair:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 from onnxprune.coupling import couple
@@ -13,6 +14,7 @@ from onnxprune.passes import register
 from onnxprune.patch import patched
 from onnxprune.plan import removed_units
 from onnxprune.recovery import AUTO, Pair, recover, resolve_method
+from onnxprune.samples import Turn
 from onnxprune.steps import Context, Outcome
 
 
@@ -46,14 +48,9 @@ class Reconstruct:
             pair = Pair(original, removed_units(original, context.plan), graph)
             distance = distance_of(original.graph, samples.aside, engine, self.distance)
             before = off(distance, graph, samples.aside, engine)
+            rescale = self._rescale(pair, samples.turn(0), method, engine, context.on_stage)
             patch, layers = recover(
-                pair,
-                *samples.last,
-                method,
-                engine,
-                self.seed,
-                everything=True,
-                tell=context.on_stage,
+                pair, *samples.last, method, engine, self.seed, everything=True, rescale=rescale, tell=context.on_stage
             )
             after = off(distance, graph, samples.aside, engine, patch)
             worse = not after < before
@@ -62,6 +59,17 @@ class Reconstruct:
             "samples": samples.counts,
             "source": context.data.kind if context.data else None,
             "distance": {"kind": distance.kind, "before": before, "after": after},
+            "rescaled": rescale,
             "layers": [asdict(layer) for layer in layers],
         }
         return Outcome(model, {"recover": "none" if worse else method, "recovery": found})
+
+    def _rescale(self, pair: Pair, turn: Turn, method: str, engine: Engine, tell: Callable[[str], None]) -> bool:
+        """Whether results are to have their variance back: if that is nearer on samples that neither is fitted to."""
+        distance = distance_of(pair.original.graph, turn.choose, engine, self.distance)
+
+        def far(rescale: bool) -> float:
+            patch, _ = recover(pair, *turn, method, engine, self.seed, rescale=rescale, tell=tell)
+            return off(distance, pair.cut, turn.choose, engine, patch)
+
+        return far(True) < far(False)

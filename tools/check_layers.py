@@ -74,6 +74,7 @@ ROOMS = (
     "criteria",
     "damage",
     "refit",
+    "renorm",
     "recovery",
     "latency",
     "allocation",
