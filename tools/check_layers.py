@@ -76,6 +76,7 @@ ROOMS = (
     "survey",
     "stages",
     "lossless",
+    "expected",
     "steps",
     "outcome",
     "inspection",
