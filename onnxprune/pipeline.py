@@ -22,6 +22,7 @@ from onnxprune.graph import Graph
 from onnxprune.metric import Metric
 from onnxprune.outcome import Replay, prepared, sizes
 from onnxprune.plan import Plan, digest, read_plan
+from onnxprune.recovery import resolve_method
 from onnxprune.rules.base import Options
 from onnxprune.steps import Context, Outcome, Pass
 from onnxprune.validate import Checks, beside, failed_gate, validate
@@ -190,7 +191,8 @@ def prune(
         validate: prove the result with ONNX Runtime.
         out: where to write the result.
         scope, align, keep, ratios, combine, normalise, seed, allow_inexact, head_dims, distance: see `PruneChannels`.
-        recover: the repair of the remaining weights: none, bias, channel, full, or auto: full where there are data.
+        recover: the repair of the remaining weights: none, bias, channel, full, or auto: full where there are data,
+            else expected values in biases (bias).
         provider, threads, shapes, checks, metric, on_stage: see `Pipeline.run`.
 
     Raises:
@@ -228,16 +230,14 @@ def prune(
 
 
 def _repair(recover: str, data: Any, seed: int = 0, distance: str = "auto") -> list[Pass]:
-    """The pass that repairs what was cut, where it is wanted and there are data.
+    """The pass that repairs what was cut, where it is wanted.
 
     Raises:
-        OptionError: it is wanted, and there are none.
+        OptionError: what is wanted needs data, and there are none.
     """
     from onnxprune.passes import get
 
-    if recover not in ("none", "auto") and data is None:
-        raise OptionError(f"--recover {recover} fits weights to inputs: give --data (or --data synthetic)")
-    wanted = recover != "none" and data is not None
+    wanted = resolve_method(recover, data is not None) != "none"
     return [get("reconstruct")(method=recover, seed=seed, distance=distance)] if wanted else []
 
 
