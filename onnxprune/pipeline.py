@@ -19,8 +19,10 @@ from onnxprune import metric as metrics
 from onnxprune.data import Feeds, read
 from onnxprune.errors import GateError, OptionError
 from onnxprune.graph import Graph
+from onnxprune.likeness import likeness
 from onnxprune.metric import Metric
 from onnxprune.outcome import Replay, prepared, sizes
+from onnxprune.parts import Engine
 from onnxprune.plan import Plan, digest, read_plan
 from onnxprune.recovery import resolve_method
 from onnxprune.rules.base import Options
@@ -103,6 +105,9 @@ class Pipeline:
         record: Record = {"version": 1, "model": original.name, "provider": provider, "threads": threads}
         record["recover"] = "none"
         record |= prepared(original)
+        if context.data is not None:
+            with context.stage("data"):
+                record["warnings"] = likeness(original, context.data.samples(), Engine(provider, threads))
         _measure(measured, "before", original, original.path or original.proto, context, record)
         streams = graphs.is_external(original) and (out is not None or graphs.is_big(original))
         with writing.workspace(out) if streams else nullcontext() as folder:
@@ -146,7 +151,8 @@ class Pipeline:
                     proved = cut.model if cut is not None and cut is not outcome else None
                 if path is not None:
                     original.release()
-                record |= validate(original, pruned, oracle, exact, checks, context, proved)
+                found = validate(original, pruned, oracle, exact, checks, context, proved)
+                record |= found | {"warnings": [*record.get("warnings", ()), *found["warnings"]]}
                 _measure(metric, "after", original, pruned, context, record)
                 record["seconds"] = dict(context.seconds)
                 if failure := failed_gate(record, checks):

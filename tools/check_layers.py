@@ -59,6 +59,7 @@ ROOMS = (
     "consumers",
     "calibrate",
     "observe",
+    "likeness",
     "divergence",
     "plan",
     "shape_inputs",
