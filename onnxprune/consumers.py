@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnxprune.folds import Bias, Contraction, contraction, foldable
 from onnxprune.graph import Node
 from onnxprune.groups import Coupling
-from onnxprune.patch import Patch
+from onnxprune.patch import NOTHING, Patch
 from onnxprune.rules.base import Dim, Linear
 
 Array = NDArray[Any]
@@ -106,16 +106,18 @@ class Consumer:
         else:
             moved = w.reshape(-1, *w.shape[2:3], *np.delete(shape, [spec.w_out.axis, spec.w_in.axis]))
             laid = np.moveaxis(moved, (0, 1), (spec.w_out.axis, spec.w_in.axis))
-        found: dict[str, Array] = {self.constant: self._behind(name, laid)}
-        inputs: dict[tuple[str, int], Array] = {}
-        if self.bias is not None and offset is not None:
-            value = (offset - self.offset) / self.each.beta + self.bias.value.reshape(-1)
-            shaped = value.reshape(self.bias.value.shape).astype(self.bias.value.dtype)
-            if self.bias.constant is None:
-                inputs[self.node.outputs[0], 2] = shaped
-            else:
-                found[self.bias.constant] = shaped
-        return Patch(found, inputs)
+        found = Patch({self.constant: self._behind(name, laid)})
+        return found if offset is None else found | self.shifted(offset - self.offset)
+
+    def shifted(self, amount: Floats) -> Patch:
+        """The model with an amount for each row added to b, where there is place."""
+        if self.bias is None:
+            return NOTHING
+        value = amount / self.each.beta + self.bias.value.reshape(-1)
+        shaped = value.reshape(self.bias.value.shape).astype(self.bias.value.dtype)
+        if self.bias.constant is None:
+            return Patch(inputs={(self.node.outputs[0], 2): shaped})
+        return Patch({self.bias.constant: shaped})
 
     def _behind(self, name: str, value: Array) -> Array:
         """What the constant is where Transpose and Cast make the value of it."""

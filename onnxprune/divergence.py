@@ -4,9 +4,11 @@ What is compared is chosen from the graph and from the values that the original 
 
 - logits: in front of a Softmax or an ArgMax, less their mean over the classes (a saturated softmax shows nothing);
 - boxes: [samples, anchors, features] with scores and boxes; an anchor counts as much as its score says (see `boxes`);
-- values: everything else (maps of probabilities, embeddings, regressions), less the mean of each feature.
+- vectors: a few numbers a sample (embeddings, logits that no Softmax shows), less the mean of each feature;
+- values: everything else (maps of probabilities, regressions), less the mean of each feature.
 
-Logits and values are errors relative to their own variance: 0 is equal, 1 as bad as no answer.
+Values are errors relative to their own variance: 0 is equal, 1 as bad as no answer. Logits and vectors are judged by
+their direction, of all samples together: 1 - correlation², and a little for their size.
 """
 
 from __future__ import annotations
@@ -29,10 +31,13 @@ from onnxprune.patch import NOTHING, Patch
 Floats = NDArray[np.float64]
 Outputs = Mapping[str, Array]
 
-KINDS = ("auto", "logits", "boxes", "values")
+KINDS = ("auto", "logits", "vectors", "boxes", "values")
+SIZE = 0.1  # of vectors: what a size that is off by a factor of e counts
+FEATURES = 3  # of a vector, at least: fewer are measures of their own
 SOFT = frozenset({"Softmax", "LogSoftmax"})
 # What an answer may have gone through after the numbers that it was made from.
 CHOICES = frozenset({"ArgMax", "TopK", "Hardmax"})
+BOUNDED = frozenset({"Sigmoid", "HardSigmoid", "Tanh", "Clip"})  # what each of its numbers is says something
 PLAIN = frozenset({"Identity", "Cast", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose"})
 
 
@@ -70,7 +75,11 @@ def targets(graph: Graph, kind: str = "auto") -> tuple[Target, ...]:
                 axis = 0 if soft.op == "ArgMax" and "axis" not in soft.attrs else axis
                 found[name] = Target(name, "logits", axis % max(rank, 1))
             else:
-                made = kind if kind != "auto" else "values"
+                shape = graph.shapes.get(name) or ()
+                maker = graph.producer.get(name)
+                free = maker is None or maker.op not in BOUNDED
+                direction = free and rank == 2 and isinstance(shape[1], int) and shape[1] >= FEATURES
+                made = kind if kind != "auto" else "vectors" if direction else "values"
                 found[name] = Target(name, made, 1 if rank == 4 else max(rank - 1, 0))
     if not found:
         raise DataError(
@@ -116,32 +125,33 @@ class Distance:
 
     def __call__(self, others: Iterable[Outputs]) -> float:
         """Mean over the compared values; infinite where shapes differ or numbers are not finite."""
-        error, power = np.zeros(len(self._plain)), np.zeros(len(self._plain))
+        sums = np.zeros((len(self._plain), 3))  # a², b², a b of the original's a and the other's b
         boxes = np.zeros((len(self._boxes), 4))
         for mine, other in zip(self.reference, others, strict=True):
             for number, target in enumerate(self._plain):
                 a, b = mine[target.value], other[target.value]
                 if a.shape != b.shape:
                     return float("inf")
-                a, b = a.astype(np.float64), b.astype(np.float64)
-                if target.kind == "logits":
-                    a, b = (v - v.mean(axis=target.axis, keepdims=True) for v in (a, b))
-                error[number] += np.square(a - b).sum()
-                power[number] += np.square(a - self._mean(target)).sum()
+                a, b = self._centred(target, a), self._centred(target, b)
+                sums[number] += np.vdot(a, a), np.vdot(b, b), np.vdot(a, b)
             for number, each in enumerate(self._boxes):
                 boxes[number] += each.off(mine, other)
-        if not (np.isfinite(error).all() and np.isfinite(power).all()):
+        if not np.isfinite(sums).all():
             return float("inf")
-        varies = power > 0  # a constant answer is right or wrong
-        parts = [*np.where(varies, error / np.where(varies, power, 1.0), error > 0)]
+        parts = [_apart(target, *each) for target, each in zip(self._plain, sums, strict=True)]
         parts += [wrong / max(sure, 1e-12) + apart / max(weight, 1e-12) for wrong, sure, apart, weight in boxes]
         result = float(np.mean(parts))
         return result if np.isfinite(result) else float("inf")
 
-    def _mean(self, target: Target) -> Any:
-        """Of each feature, over all batches; of logits it is zero by now."""
+    def _centred(self, target: Target, values: Array) -> Floats:
+        """Logits less their mean over the classes, anything else less the original's mean of each feature."""
+        wide = values.astype(np.float64)
         if target.kind == "logits":
-            return 0.0
+            return np.asarray(wide - wide.mean(axis=target.axis, keepdims=True))
+        return np.asarray(wide - self._mean(target))
+
+    def _mean(self, target: Target) -> Any:
+        """Of each feature, over all batches."""
         if target.value not in self._means:
             arrays = [np.moveaxis(r[target.value], target.axis, -1) for r in self.reference]
             flat = np.concatenate([a.reshape(-1, a.shape[-1]) for a in arrays]).astype(np.float64)
@@ -151,6 +161,20 @@ class Distance:
         return self._means[target.value]
 
     _means: dict[str, Floats] = field(default_factory=dict)
+
+
+def _apart(target: Target, aa: float, bb: float, ab: float) -> float:
+    """How far b is from a: 0 is equal, 1 as bad as no answer.
+
+    Of what is judged by its direction (which class is first, which vector is nearest) the size counts little.
+    """
+    if aa <= 0:  # a constant answer is right or wrong
+        return float(bb > 0)
+    if target.kind not in ("logits", "vectors"):
+        return max(aa - 2 * ab + bb, 0.0) / aa
+    if bb <= 0 or ab <= 0:
+        return 1.0 + SIZE
+    return max(1.0 - ab * ab / (aa * bb), 0.0) + SIZE * float(min(np.log(bb / aa) ** 2 / 4, 1.0))
 
 
 def _sources(graph: Graph, output: str) -> Iterable[tuple[str, Node | None]]:

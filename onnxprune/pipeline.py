@@ -20,9 +20,12 @@ from onnxprune import metric as metrics
 from onnxprune.data import Feeds, read
 from onnxprune.errors import GateError, OptionError
 from onnxprune.graph import Graph
+from onnxprune.likeness import likeness
 from onnxprune.metric import Metric
 from onnxprune.outcome import Replay, prepared, sizes
+from onnxprune.parts import Engine
 from onnxprune.plan import Plan, digest, read_plan
+from onnxprune.recovery import resolve_method
 from onnxprune.rules.base import Options
 from onnxprune.steps import Context, Outcome, Pass
 from onnxprune.validate import Checks, beside, failed_gate, validate
@@ -103,6 +106,9 @@ class Pipeline:
         record: Record = {"version": 1, "model": original.name, "provider": provider, "threads": threads}
         record["recover"] = "none"
         record |= prepared(original)
+        if context.data is not None:
+            with context.stage("data"):
+                record["warnings"] = likeness(original, context.data.samples(), Engine(provider, threads))
         _measure(measured, "before", original, original.path or original.proto, context, record)
         streams = graphs.is_external(original) and (out is not None or graphs.is_big(original))
         workspace = writing.workspace(out) if streams else nullcontext()
@@ -147,7 +153,8 @@ class Pipeline:
                     proved = cut.model if cut is not None and cut is not outcome else None
                 if path is not None:
                     original.release()
-                record |= validate(original, pruned, oracle, exact, checks, context, proved)
+                found = validate(original, pruned, oracle, exact, checks, context, proved)
+                record |= found | {"warnings": [*record.get("warnings", ()), *found["warnings"]]}
                 _measure(metric, "after", original, pruned, context, record)
                 record["seconds"] = dict(context.seconds)
                 if failure := failed_gate(record, checks):
@@ -192,7 +199,8 @@ def prune(
         validate: prove the result with ONNX Runtime.
         out: where to write the result.
         scope, align, keep, ratios, combine, normalise, seed, allow_inexact, head_dims, distance: see `PruneChannels`.
-        recover: the repair of the remaining weights: none, bias, channel, full, or auto: full where there are data.
+        recover: the repair of the remaining weights: none, bias, channel, full, or auto: full where there are data,
+            else expected values in biases (bias).
         provider, threads, shapes, checks, metric, on_stage: see `Pipeline.run`.
 
     Raises:
@@ -230,16 +238,14 @@ def prune(
 
 
 def _repair(recover: str, data: Any, seed: int = 0, distance: str = "auto") -> list[Pass]:
-    """The pass that repairs what was cut, where it is wanted and there are data.
+    """The pass that repairs what was cut, where it is wanted.
 
     Raises:
-        OptionError: it is wanted, and there are none.
+        OptionError: what is wanted needs data, and there are none.
     """
     from onnxprune.passes import get
 
-    if recover not in ("none", "auto") and data is None:
-        raise OptionError(f"--recover {recover} fits weights to inputs: give --data (or --data synthetic)")
-    wanted = recover != "none" and data is not None
+    wanted = resolve_method(recover, data is not None) != "none"
     return [get("reconstruct")(method=recover, seed=seed, distance=distance)] if wanted else []
 
 

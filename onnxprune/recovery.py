@@ -42,15 +42,19 @@ METHODS = ("none", "bias", "channel", "full")
 AUTO = "auto"
 
 
-def resolve_method(method: str) -> str:
-    """What is tried at most; "auto" is everything.
+def resolve_method(method: str, data: bool = True) -> str:
+    """What is tried at most; "auto" is everything that can be done with data, or without.
 
     Raises:
-        OptionError: there is no such method.
+        OptionError: there is no such method, or it needs data.
     """
     if method not in (*METHODS, AUTO):
         raise OptionError(f"--recover {method}: choose one of {', '.join(METHODS)} or auto")
-    return "full" if method == AUTO else method
+    if not data and method not in ("none", "bias", AUTO):
+        raise OptionError(
+            f"--recover {method} fits weights to inputs: give --data (or --data synthetic), or take --recover bias"
+        )
+    return ("full" if data else "bias") if method == AUTO else method
 
 
 @dataclass(frozen=True, eq=False)

@@ -212,12 +212,16 @@ def recovery(record: Record) -> str | None:
     found = record.get("recovery")
     if found is None:
         return f"{record['recover']}: the remaining weights are as they were"
+    changed = sum(layer["method"] != "none" for layer in found["layers"])
+    of = f"{plural(changed, 'layer')} of {len(found['layers'])}"
     distance = found["distance"]
+    if distance is None:
+        done = f"expected values, without data: {of}; what it is worth was not measured"
+        return done if changed else "none: without data, what was cut has no expected value; give --data"
     pair = f"answers off by {_off(distance['before'])} before, {_off(distance['after'])} after"
     if record["recover"] == "none":
         return f"none: it would have made the answers worse ({pair}); the remaining weights are as they were"
-    changed = sum(layer["method"] != "none" for layer in found["layers"])
-    return f"{record['recover']}: {plural(changed, 'layer')} of {len(found['layers'])} refitted; {pair}"
+    return f"{record['recover']}: {of} refitted; {pair}"
 
 
 def _off(distance: float | None) -> str:

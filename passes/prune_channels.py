@@ -61,7 +61,7 @@ class PruneChannels:
         head_dims: prune inside attention heads instead of whole heads.
         recover: the repair that will follow, which damage is measured with: none, bias, channel or full; "auto" is
             full.
-        distance: how answers are compared: auto, logits, boxes or values.
+        distance: how answers are compared: auto, logits, vectors, boxes or values.
     """
 
     target: str = "macs=0.5"

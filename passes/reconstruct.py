@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from onnx import ModelProto
 
 from onnxprune.coupling import couple
 from onnxprune.divergence import distance_of, off
 from onnxprune.errors import OptionError
+from onnxprune.expected import fold_expected
 from onnxprune.graph import Graph
 from onnxprune.parts import Engine
 from onnxprune.passes import register
 from onnxprune.patch import patched
-from onnxprune.plan import removed_units
+from onnxprune.plan import Plan, removed_units
 from onnxprune.recovery import AUTO, Pair, recover, resolve_method
 from onnxprune.samples import Turn
 from onnxprune.steps import Context, Outcome
@@ -23,10 +27,12 @@ from onnxprune.steps import Context, Outcome
 class Reconstruct:
     """Restore the answers of a cut model in closed form: biases, channel maps, least squares; no labels, no gradients.
 
+    Without data, the expected values of what was cut go into biases, as far as the weights tell them.
+
     Attributes:
-        method: the most that is tried for a layer: none, bias, channel or full; "auto" is full.
+        method: the most that is tried for a layer: none, bias, channel or full; "auto" is full, without data bias.
         seed: of the places that are sampled in the data.
-        distance: how answers are compared: auto, logits, boxes or values.
+        distance: how answers are compared: auto, logits, vectors, boxes or values.
     """
 
     method: str = AUTO
@@ -35,11 +41,13 @@ class Reconstruct:
 
     def __call__(self, graph: Graph, context: Context) -> Outcome:
         """Fit, layer after layer; the result stays if it is nearer to the original on inputs that were put aside."""
-        method = resolve_method(self.method)
+        method = resolve_method(self.method, context.data is not None)
         if context.before is None or context.plan is None:
             raise OptionError("reconstruct: there is no cut to recover from; put it after a pass that cuts")
         if method == "none":
             return Outcome(graph.proto)
+        if context.data is None:
+            return self._unseen(graph, context.before, context.plan, context)
         engine = Engine(context.provider, context.threads)
         original = couple(context.before, context.plan.options)
         context.observe(original)
@@ -73,3 +81,15 @@ class Reconstruct:
             return off(distance, pair.cut, turn.choose, engine, patch)
 
         return far(True) < far(False)
+
+    def _unseen(self, graph: Graph, before: Graph, plan: Plan, context: Context) -> Outcome:
+        """Fold expected values; nothing is measured."""
+        with context.stage("recovery"):
+            original = couple(before, plan.options)
+            patch, layers = fold_expected(Pair(original, removed_units(original, plan), graph))
+            changed = any(layer.method != "none" for layer in layers)
+            model: ModelProto | Path = graph.path or graph.proto
+            if changed:
+                model = context.make(lambda store: patched(graph, patch, store))
+        found = {"source": None, "distance": None, "layers": [asdict(layer) for layer in layers]}
+        return Outcome(model, {"recover": "bias" if changed else "none", "recovery": found})

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
-from onnxprune.divergence import Distance, Target, signatures, targets
+from onnxprune.divergence import SIZE, Distance, Target, signatures, targets
 from onnxprune.errors import DataError, OptionError
 from onnxprune.graph import load
 from onnxprune.parts import Engine
@@ -66,8 +66,8 @@ def test_an_argmax_over_maps() -> None:
     assert targets(load(segmenter())) == (Target("logits", "logits", 0),)
 
 
-def test_plain_outputs_are_values() -> None:
-    assert targets(load(classifier())) == (Target("logits", "values", 1),)
+def test_plain_outputs_are_vectors_or_values() -> None:
+    assert targets(load(classifier())) == (Target("logits", "vectors", 1),)
     found = targets(load(classifier(("Sigmoid", {}))))
     assert [(t.kind, t.axis) for t in found] == [("values", 1)] and found[0].value != "logits"
 
@@ -86,7 +86,7 @@ def test_outputs_that_nothing_is_learned_for() -> None:
         targets(load(b.model(b.op("Relu", b.input("x", 2, 3)))))
 
 
-@pytest.mark.parametrize("kind", ["logits", "values"])
+@pytest.mark.parametrize("kind", ["logits", "vectors", "values"])
 def test_equal_is_zero(rng: np.random.Generator, kind: str) -> None:
     outputs = [{"y": values(rng, 4, 5)} for _ in range(3)]
     distance = Distance((Target("y", kind, 1),), outputs)
@@ -98,9 +98,25 @@ def test_logits_may_be_shifted(rng: np.random.Generator) -> None:
     """Softmax does not see it; no answer at all is 1."""
     outputs = [{"y": values(rng, 4, 5).astype(np.float64)} for _ in range(3)]
     distance = Distance((Target("y", "logits", 1),), outputs)
-    assert distance([{"y": o["y"] + 7.0} for o in outputs]) == pytest.approx(0.0, abs=1e-20)
-    assert distance([{"y": 0.0 * o["y"]} for o in outputs]) == pytest.approx(1.0)
-    assert distance([{"y": 0.9 * o["y"]} for o in outputs]) == pytest.approx(0.01)
+    assert distance([{"y": o["y"] + 7.0} for o in outputs]) == pytest.approx(0.0, abs=1e-12)
+    assert distance([{"y": 0.0 * o["y"]} for o in outputs]) == pytest.approx(1.0 + SIZE)
+
+
+@pytest.mark.parametrize("kind", ["logits", "vectors"])
+def test_a_direction_counts_more_than_a_size(rng: np.random.Generator, kind: str) -> None:
+    outputs = [{"y": values(rng, 4, 5).astype(np.float64)} for _ in range(3)]
+    distance = Distance((Target("y", kind, 1),), outputs)
+    smaller = distance([{"y": o["y"] * 0.9} for o in outputs])
+    assert 0 < smaller < 0.003
+    noisy = distance([{"y": o["y"] + rng.standard_normal(o["y"].shape)} for o in outputs])
+    assert 0.2 < noisy < 0.8
+    assert distance([{"y": -o["y"]} for o in outputs]) == pytest.approx(1.0 + SIZE)
+
+
+def test_of_values_the_size_counts_as_much(rng: np.random.Generator) -> None:
+    outputs = [{"y": values(rng, 400, 5).astype(np.float64)}]
+    distance = Distance((Target("y", "values", 1),), outputs)
+    assert distance([{"y": 0.9 * o["y"]} for o in outputs]) == pytest.approx(0.01, rel=0.05)
 
 
 def test_values_are_relative_to_their_variance(rng: np.random.Generator) -> None:

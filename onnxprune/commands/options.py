@@ -105,7 +105,7 @@ def recover(default: str) -> Decorator[Any]:
         type=click.Choice(["none", "bias", "channel", "full", "auto"]),
         default=default,
         show_default=True,
-        help="Repair of the remaining weights on the data: the most that is tried; auto is full.",
+        help="Repair of the remaining weights: the most that is tried; auto is full, and without --data bias.",
     )
 
 

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
 import numpy as np
@@ -17,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import onnxprune
 from onnxprune.testing import Builder, close
+from tests.trained import pictures, trained
 
 if TYPE_CHECKING:
     from tests.e2e.conftest import Fails, Run
@@ -251,9 +252,10 @@ def test_usage(run: Run, folder: Path, words: tuple[str, ...]) -> None:
 
 
 def test_recovery_and_damage_need_data(fails: Fails) -> None:
-    assert "--recover channel fits weights to inputs: give --data" in fails(
-        "prune", "net.onnx", *TO_SMALL, *FAST, "--recover", "channel"
-    )
+    for method in ("channel", "full"):
+        assert f"--recover {method} fits weights to inputs: give --data (or --data synthetic), or" in fails(
+            "prune", "net.onnx", *TO_SMALL, *FAST, "--recover", method
+        )
     assert "--scope damage measures on inputs: give --data" in fails(
         "prune", "net.onnx", *TO_SMALL, *FAST, "--scope", "damage"
     )
@@ -285,16 +287,45 @@ def save(name: str, **arrays: np.ndarray[tuple[int, ...], np.dtype[np.generic]])
         (lambda: save("d.npz", x=np.zeros((2, 8, 8, 3), np.float32)), "channels-last"),
         (lambda: save("d.npz", x=np.zeros((2, 3, 8, 8), np.uint8)), "wants float32 and the data are uint8"),
         (lambda: save("d.npz", x=np.full((2, 3, 8, 8), np.nan, np.float32)), "NaN"),
+        (lambda: save("d.npz", x=np.full((2, 3, 8, 8), np.inf, np.float32)), "infinite"),
+        (lambda: save("d.npz", x=np.ones((1, 3, 8, 8), np.float32)), "1 sample to calibrate with; give 16 or more"),
+        (lambda: save("d.npz", x=np.ones((9, 3, 8, 8), np.float32)), "all samples are the same; give inputs such as"),
         (lambda: save("d.npz", x=np.zeros((0, 3, 8, 8), np.float32)), "d.npz"),
         (lambda: Path("d.npz").write_bytes(b"no archive"), "d.npz"),
         (lambda: Path("d.npz").mkdir(), "d.npz: no .npz, .npy"),
     ],
-    ids=["name", "shape", "layout", "dtype", "nan", "empty", "broken", "folder"],
+    ids=["name", "shape", "layout", "dtype", "nan", "inf", "one", "same", "empty", "broken", "folder"],
 )
 def test_data_that_do_not_fit(fails: Fails, make: Callable[[], object], words: str) -> None:
     make()
     assert words in fails("prune", "net.onnx", *TO_SMALL, *FAST, "--data", "d.npz")
-    fails("bench", "net.onnx", "--data", "d.npz")
+    if "samples are" not in words and "1 sample" not in words:  # enough to take the time
+        fails("bench", "net.onnx", "--data", "d.npz")
+
+
+def test_data_that_are_strange_are_noticed(run: Run) -> None:
+    plain = ("--criterion", "l2", "--recover", "none", "--data", "d.npz")
+    save("d.npz", x=np.ones((9, 3, 8, 8), np.float32))
+    result = run("prune", "net.onnx", *TO_SMALL, *FAST, *plain, "--json", "record.json")
+    assert result.exit_code == 0, result.stderr
+    assert "all layers read the same, whatever the input" in " ".join(result.stdout.split())
+    assert "all layers read the same" in json.loads(Path("record.json").read_text())["warnings"][0]
+    onnx.save(trained(), "normal.onnx")
+    save("d.npz", x=127.5 * pictures()["x"] + 127.5)
+    result = run("prune", "normal.onnx", *TO_SMALL, *FAST, *plain, "--target", "macs=0.8")
+    assert "look like what the model was trained on: as 0 to 255 brought to -1" in " ".join(result.stdout.split())
+
+
+@pytest.mark.parametrize(("op", "attrs"), [("ArgMax", {"axis": 1}), ("Cast", {"to": TensorProto.INT64}), ("Shape", {})])
+def test_a_model_whose_outputs_are_integers(run: Run, op: str, attrs: dict[str, Any]) -> None:
+    b = Builder()
+    y = b.op("Relu", b.conv(b.op("Relu", b.conv(b.input("x", "N", 3, 8, 8), 16)), 16))
+    y = b.gemm(b.op("Flatten", b.op("GlobalAveragePool", y)), 5)
+    onnx.save(b.model(b.op(op, y, **attrs)), "int.onnx")
+    for data in ((), ("--data", "images.npz")):
+        result = run("prune", "int.onnx", *TO_SMALL, *FAST, "--target", "macs=0.7", *data, "--json", "-")
+        assert result.exit_code == 0, (result.stderr, result.exception)
+        assert json.loads(result.stdout)["parity"]["exact"]
 
 
 def test_two_models_with_other_inputs_cannot_be_compared(fails: Fails) -> None:

@@ -14,6 +14,7 @@ from onnx import numpy_helper
 from onnxprune import __version__
 from onnxprune.runtime import run as infer
 from onnxprune.runtime import session
+from tests.trained import trained
 
 if TYPE_CHECKING:
     from tests.e2e.conftest import Run
@@ -129,7 +130,11 @@ def test_no_validate_says_that_nothing_was_proved(run: Run) -> None:
 
 def test_without_data_nothing_is_recovered(run: Run) -> None:
     result = run("prune", "net.onnx", "-o", "small.onnx", *FAST, "--recover", "auto")
-    assert "recovery     none: the remaining weights are as they were" in result.stdout
+    assert "recovery     none: without data, what was cut has no expected value; give --data" in result.stdout
+    onnx.save(trained(), "normal.onnx")
+    for words in ((), ("--recover", "bias")):
+        result = run("prune", "normal.onnx", "-o", "small.onnx", *FAST, "--target", "macs=0.8", *words)
+        assert "recovery     expected values, without data: " in result.stdout
 
 
 def test_weights_in_another_file_stay_there(run: Run, folder: Path) -> None:
