@@ -116,7 +116,7 @@ def recover(
             step.add(batch >= len(fit), *values)
         patch, said = step.best(everything)
         thin.patch |= patch
-        layers.append(said)
+        layers += [said] if step.cut or said.method != "none" else []
     dense.close()
     thin.close()
     return thin.patch, layers
@@ -127,7 +127,12 @@ class Step(Protocol):
 
     Attributes:
         dense, thin: of the original and of the cut model: the node in front of which values are taken, and which.
+        cut: it lost channels itself, and does not only read what has changed.
     """
+
+    @property
+    def cut(self) -> bool:
+        """Whether it lost channels itself."""
 
     @property
     def dense(self) -> Stop:
@@ -145,18 +150,25 @@ class Step(Protocol):
 
 
 def _steps(pair: Pair, cut: Coupling, method: str, samples: int, seed: int, rescale: bool) -> list[Step]:
-    """What is repaired, in the order of the nodes."""
+    """What is repaired, in the order of the nodes: contractions that lost channels by all means of `method`; of what
+    comes after them and lost none itself, biases and the statistics of BatchNormalization alone."""
     mine = {c.node.outputs[0]: c for c in consumers(pair.original)}
     both = [(mine[c.node.outputs[0]], c) for c in consumers(cut) if c.node.outputs[0] in mine]
-    both = [(a, b) for a, b in both if a.groups == b.groups and _lost(pair, a)]
-    found: list[Step] = []
+    both = [(a, b) for a, b in both if a.groups == b.groups]
+    lost = {b.y.value: b.node.index for a, b in both if _lost(pair, a)}
+    if not lost:
+        return []
+    first = min(lost.values())
+    renormed = list(norms(pair.original, cut, pair.kept, rescale, first, lost))
+    found: list[Step] = [*renormed]
+    moved = {step.b.inputs[0] for step in renormed}
     for number, (a, b) in enumerate(both):
-        kept = _kept(pair, a), pair.kept(a.y)
-        refit = Refit(a, b, kept, samples, method, np.random.default_rng([seed, number]), rescale)
-        found.append(Contracted(a, b, refit, kept[1], _branch(pair, a, b)))
-    first = min((step.thin[0] for step in found), default=0)
-    refitted = {b.y.value for _, b in both}
-    found += norms(pair.original, cut, pair.kept, rescale, after=first, but=refitted)
+        whole = b.y.value not in lost
+        if whole and (b.bias is None or b.y.value in moved or b.node.index < first):
+            continue
+        kept, rng = (_kept(pair, a), pair.kept(a.y)), np.random.default_rng([seed, number])
+        refit = Refit(a, b, kept, samples, "bias" if whole else method, rng, rescale)
+        found.append(Contracted(a, b, refit, kept[1], _branch(pair, a, b), not whole))
     return sorted(found, key=lambda step: step.dense[0])
 
 
@@ -169,6 +181,7 @@ class Contracted:
         refit: fits its weights.
         kept: the channels of its result that the cut model has.
         other: what the result is added to, if its error is made up for.
+        cut: it lost channels itself.
     """
 
     a: Consumer
@@ -176,6 +189,7 @@ class Contracted:
     refit: Refit
     kept: Index | slice
     other: str | None
+    cut: bool
 
     @property
     def dense(self) -> Stop:

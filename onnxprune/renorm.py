@@ -73,6 +73,11 @@ class Norm:
     _sums: tuple[_Sums, _Sums] = field(default_factory=lambda: (_Sums(), _Sums()))
 
     @property
+    def cut(self) -> bool:
+        """It only reads what has changed."""
+        return False
+
+    @property
     def dense(self) -> tuple[int, list[str]]:
         """In front of the node."""
         return self.a.index, [self.a.inputs[0]]
