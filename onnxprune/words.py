@@ -221,7 +221,8 @@ def recovery(record: Record) -> str | None:
     pair = f"answers off by {_off(distance['before'])} before, {_off(distance['after'])} after"
     if record["recover"] == "none":
         return f"none: it would have made the answers worse ({pair}); the remaining weights are as they were"
-    return f"{record['recover']}: {of} refitted; {pair}"
+    given = ", variance given back" if found.get("rescaled") else ""
+    return f"{record['recover']}: {of} refitted{given}; {pair}"
 
 
 def _off(distance: float | None) -> str:
