@@ -7,7 +7,8 @@ the result is added to another branch, the target makes up for that branch's err
 
 Of every layer several repairs are tried: none, a new bias, the C x C map of lost channels onto kept ones (folded into
 every tap), and least squares on sampled im2col rows with several ridges, drawn to the weights or to the map. The one
-with the least error on samples that it was not fitted to is taken; if that is none, the layer stays as it is.
+with the least error on samples that it was not fitted to is taken; if that is none, the layer stays as it is. Products
+of two computed tensors, which have no weights, are repaired through layers before them (see `scores`).
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from onnxprune.patch import Patch
 from onnxprune.plan import kept_indices
 from onnxprune.refit import Layer, Refit
 from onnxprune.rules.base import Dim
+from onnxprune.scores import bonds, mended
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
@@ -102,9 +104,11 @@ def recover(
     batches = [*fit, *choose]
     samples = sum(map(rows, batches))
     dense, thin = Walk(pair.original.graph, batches, engine), Walk(pair.cut, batches, engine)
-    layers = []
+    lost = bonds(pair.original, cut, pair.kept) if method in ("channel", "full") else []
+    layers = list[Layer]()
     for number, (a, b) in enumerate(todo):
         tell(f"recovery {number + 1}/{len(todo)}")
+        layers += mended(lost, b.node.index, dense, thin, len(fit), everything)
         kept = _kept(pair, a), pair.kept(a.y)
         layer = Refit(a, b, kept, samples, method, np.random.default_rng([seed, number]))
         other = _branch(pair, a, b)
@@ -119,6 +123,7 @@ def recover(
         patch, said = layer.best(everything)
         thin.patch |= patch
         layers.append(said)
+    layers += mended(lost, len(pair.cut.nodes), dense, thin, len(fit), everything)
     dense.close()
     thin.close()
     return thin.patch, layers
