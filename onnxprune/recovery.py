@@ -8,7 +8,8 @@ the result is added to another branch, the target makes up for that branch's err
 Of every layer several repairs are tried: none, a new bias, the C x C map of lost channels onto kept ones (folded into
 every tap), and least squares on sampled im2col rows with several ridges, drawn to the weights or to the map. The one
 with the least error on samples that it was not fitted to is taken; if that is none, the layer stays as it is. Where
-BatchNormalization is still there, its statistics follow what it now reads (see `renorm`).
+BatchNormalization is still there, its statistics follow what it now reads (see `renorm`). Products
+of two computed tensors, which have no weights, are repaired through layers before them (see `scores`).
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from onnxprune.plan import kept_indices
 from onnxprune.refit import Layer, Refit
 from onnxprune.renorm import norms
 from onnxprune.rules.base import Dim
+from onnxprune.scores import bonds, mended
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
@@ -108,15 +110,18 @@ def recover(
     batches = [*fit, *choose]
     todo = _steps(pair, cut, method, sum(map(rows, batches)), seed, rescale)
     dense, thin = Walk(pair.original.graph, batches, engine), Walk(pair.cut, batches, engine)
-    layers = []
+    lost = bonds(pair.original, cut, pair.kept) if method in ("channel", "full") else []
+    layers = list[Layer]()
     for number, step in enumerate(todo):
         tell(f"recovery {number + 1}/{len(todo)}")
+        layers += mended(lost, step.thin[0], dense, thin, len(fit), everything)
         full, part = dense.advance(*step.dense), thin.advance(*step.thin)
         for batch, values in enumerate(zip(full, part, strict=True)):
             step.add(batch >= len(fit), *values)
         patch, said = step.best(everything)
         thin.patch |= patch
         layers += [said] if step.cut or said.method != "none" else []
+    layers += mended(lost, len(pair.cut.nodes), dense, thin, len(fit), everything)
     dense.close()
     thin.close()
     return thin.patch, layers
@@ -169,7 +174,7 @@ def _steps(pair: Pair, cut: Coupling, method: str, samples: int, seed: int, resc
         kept, rng = (_kept(pair, a), pair.kept(a.y)), np.random.default_rng([seed, number])
         refit = Refit(a, b, kept, samples, "bias" if whole else method, rng, rescale)
         found.append(Contracted(a, b, refit, kept[1], _branch(pair, a, b), not whole))
-    return sorted(found, key=lambda step: step.dense[0])
+    return sorted(found, key=lambda step: (step.dense[0], step.thin[0]))
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ keeps_zero("any", "Einsum")
 @rule("Einsum")
 def einsum(n: NodeView) -> Iterator[Constraint]:
     """`bhqd,bhkd->bhqk`: labels of the output pass, the others are contracted between the operands that have them."""
-    terms, out = _labels(n)
+    terms, out = terms_of(n)
     carriers: dict[str, list[Dim]] = defaultdict(list)
     for slot, labels in enumerate(terms):
         if len(set(labels)) < len(labels):
@@ -41,7 +41,7 @@ def einsum(n: NodeView) -> Iterator[Constraint]:
             yield free(y)
 
 
-def _labels(n: NodeView) -> tuple[list[str], str]:
+def terms_of(n: NodeView) -> tuple[list[str], str]:
     """Labels of each operand and of the output; an ellipsis becomes capital letters that are free."""
     equation = n.attrs["equation"].replace(" ", "")
     left, arrow, right = equation.partition("->")
