@@ -109,13 +109,16 @@ def test_the_page_keeps_ablations_apart() -> None:
     figures = {"kept": 0.48, "value": 0.9, "seconds": 12.0, "megabytes": 345.6, "processors": 2}
     row = about | figures | {"variant": "default"}
     far = {"distance": {"kind": "logits", "before": 1.0, "after": 0.12345}}
-    rows = [row, row | {"variant": "torch-pruning-l1", "value": 0.4}, row | far | {"variant": "one-shot", "value": 0.8}]
+    rows = [
+        row,
+        row | {"variant": "torch-pruning-l1", "value": 0.4, "seed": 5},
+        row | far | {"variant": "one-shot", "value": 0.8},
+    ]
     text = page(rows, "accuracy")
     assert "Models: 1. Runs: 2, of which 0 failed." in text
-    assert "--variants default --out" in text
-    assert (
-        "| torch-pruning-l1 | Torch-Pruning by L1 norms, no repair |" in text and "| torch-pruning-l1 | 0.400 |" in text
-    )
+    assert "--seeds 0 \\\n    --variants default --out" in text and "(n=1)" not in text
+    assert "| torch-pruning-l1 | Torch-Pruning by L1 norms, no repair (`" in text
+    assert "| torch-pruning-l1 | 0.400 |" in text
     assert "### net, ablations" in text and "| one-shot | 0.800 | 0.1235 | 12.0 |" in text
     assert "| one-shot | 0.800 |\n" not in text
     assert "## Ablations" not in page(rows[:2], "accuracy")

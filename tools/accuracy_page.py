@@ -67,7 +67,10 @@ VARIANTS = {
     "align-1": Variant("as default, widths of any size", ("--align", "1")),
 }
 CRITERIA = {"l1": "L1 norms", "l2": "L2 norms", "fpgm": "FPGM", "lamp": "LAMP, one ranking", "random": "chance"}
-PEERS = {f"torch-pruning-{name}": Variant(f"Torch-Pruning by {what}, no repair") for name, what in CRITERIA.items()}
+PEERS = {
+    f"torch-pruning-{name}": Variant(f"Torch-Pruning by {what}, no repair (`tools/compare_accuracy.py`)")
+    for name, what in CRITERIA.items()
+}
 KNOWN = VARIANTS | PEERS
 
 
@@ -133,7 +136,8 @@ class Sweep:
 
     def cell(self, variant: str, share: float) -> Cell:
         rows = [row for row in self.good if (row["variant"], row["share"]) == (variant, share)]
-        return Cell(tuple(sorted(rows, key=lambda row: row["seed"])), len({row["seed"] for row in self.rows}))
+        alike = [row for row in self.rows if (row["variant"] in PEERS) == (variant in PEERS)]  # those have their own
+        return Cell(tuple(sorted(rows, key=lambda row: row["seed"])), len({row["seed"] for row in alike}))
 
 
 def apart(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
@@ -168,7 +172,7 @@ def page(rows: Sequence[Row], plots: str) -> str:
 
 
 def _head(rows: Sequence[Row]) -> Iterator[str]:
-    seeds = ",".join(str(seed) for seed in sorted({row["seed"] for row in rows}))
+    seeds = ",".join(str(seed) for seed in sorted({row["seed"] for row in rows if row["variant"] not in PEERS}))
     processors = " or ".join(str(number) for number in sorted({row["processors"] for row in rows}))
     yield from (
         "# Accuracy against MACs kept",
