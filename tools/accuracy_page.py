@@ -1,4 +1,4 @@
-"""A page and its plots from the rows of tools/bench_accuracy.py.
+"""A page and its plots from the rows of tools/bench_accuracy.py, compare_accuracy.py and ablate_recovery.py.
 
 Usage: python tools/accuracy_page.py rows.jsonl... docs/accuracy.md
 
@@ -17,6 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, median, stdev
 from typing import TYPE_CHECKING, Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from tools.ablations import ABLATIONS, section
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -62,6 +66,12 @@ VARIANTS = {
     "distance-values": Variant("as default, answers compared as plain values", ("--distance", "values")),
     "align-1": Variant("as default, widths of any size", ("--align", "1")),
 }
+CRITERIA = {"l1": "L1 norms", "l2": "L2 norms", "fpgm": "FPGM", "lamp": "LAMP, one ranking", "random": "chance"}
+PEERS = {
+    f"torch-pruning-{name}": Variant(f"Torch-Pruning by {what}, no repair (`tools/compare_accuracy.py`)")
+    for name, what in CRITERIA.items()
+}
+KNOWN = VARIANTS | PEERS
 
 
 def read(paths: Iterable[Path]) -> list[Row]:
@@ -126,7 +136,14 @@ class Sweep:
 
     def cell(self, variant: str, share: float) -> Cell:
         rows = [row for row in self.good if (row["variant"], row["share"]) == (variant, share)]
-        return Cell(tuple(sorted(rows, key=lambda row: row["seed"])), len({row["seed"] for row in self.rows}))
+        alike = [row for row in self.rows if (row["variant"] in PEERS) == (variant in PEERS)]  # those have their own
+        return Cell(tuple(sorted(rows, key=lambda row: row["seed"])), len({row["seed"] for row in alike}))
+
+
+def apart(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+    """Those of the sweep, and those of tools/ablate_recovery.py."""
+    swept, ablated = ([row for row in rows if (row["variant"] in ABLATIONS) == which] for which in (False, True))
+    return swept, ablated
 
 
 def sweeps(rows: Sequence[Row]) -> list[Sweep]:
@@ -138,7 +155,7 @@ def sweeps(rows: Sequence[Row]) -> list[Sweep]:
 def variants(rows: Iterable[Row]) -> list[str]:
     """Those that occur, in the order of the table; others after them."""
     found = {row["variant"] for row in rows}
-    return [name for name in VARIANTS if name in found] + sorted(found - set(VARIANTS))
+    return [name for name in KNOWN if name in found] + sorted(found - set(KNOWN))
 
 
 def shares(rows: Iterable[Row]) -> list[float]:
@@ -148,12 +165,14 @@ def shares(rows: Iterable[Row]) -> list[float]:
 
 def page(rows: Sequence[Row], plots: str) -> str:
     """The page as Markdown; `plots` is the folder of the plots as the page sees it."""
-    parts = [_head(rows), _ways(rows), *(_model(sweep, plots) for sweep in sweeps(rows)), _failures(rows)]
+    swept, ablated = apart(rows)
+    models = (_model(sweep, plots) for sweep in sweeps(swept))
+    parts = [_head(swept), _ways(swept), *models, section(sweeps(ablated)), _failures(rows)]
     return "\n".join(line for part in parts for line in part).rstrip("\n") + "\n"
 
 
 def _head(rows: Sequence[Row]) -> Iterator[str]:
-    seeds = ",".join(str(seed) for seed in sorted({row["seed"] for row in rows}))
+    seeds = ",".join(str(seed) for seed in sorted({row["seed"] for row in rows if row["variant"] not in PEERS}))
     processors = " or ".join(str(number) for number in sorted({row["processors"] for row in rows}))
     yield from (
         "# Accuracy against MACs kept",
@@ -162,7 +181,7 @@ def _head(rows: Sequence[Row]) -> Iterator[str]:
         "",
         "```sh",
         f"python tools/bench_accuracy.py MODELS.toml --shares {','.join(map(str, shares(rows)))} --seeds {seeds} \\",
-        f"    --variants {','.join(variants(rows))} --out rows.jsonl",
+        f"    --variants {','.join(name for name in variants(rows) if name not in PEERS)} --out rows.jsonl",
         "python tools/accuracy_page.py rows.jsonl docs/accuracy.md",
         "```",
         "",
@@ -188,7 +207,7 @@ def _head(rows: Sequence[Row]) -> Iterator[str]:
 def _ways(rows: Sequence[Row]) -> Iterator[str]:
     yield from ("## Variants", "", "| variant | what it is | options |", "|---|---|---|")
     for name in variants(rows):
-        way = VARIANTS.get(name, Variant("is no more in the table of `tools/accuracy_page.py`"))
+        way = KNOWN.get(name, Variant("is no more in the table of `tools/accuracy_page.py`"))
         options = f"`{' '.join(way.options)}`" if way.options else ""
         yield f"| {name} | {way.about} | {options} |"
     yield ""
@@ -254,7 +273,7 @@ def plot(sweep: Sweep, path: Path) -> None:
 
 def _line(axes: Axes, name: str, cells: Sequence[Cell]) -> None:
     kept, values = ([mean(row[of] for row in cell.rows) for cell in cells] for of in ("kept", "value"))
-    place = [*VARIANTS, name].index(name)  # the same colour on every plot
+    place = [*KNOWN, name].index(name)  # the same colour on every plot
     look: dict[str, Any] = {"color": COLOURS[place % len(COLOURS)], "marker": MARKERS[place % len(MARKERS)]}
     look["linestyle"] = "-" if place < len(COLOURS) else ":"
     spreads = [cell.spread for cell in cells]
@@ -263,13 +282,13 @@ def _line(axes: Axes, name: str, cells: Sequence[Cell]) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("rows", nargs="+", type=Path, help="files that tools/bench_accuracy.py wrote")
+    parser.add_argument("rows", nargs="+", type=Path, help="files that those tools wrote")
     parser.add_argument("page", type=Path, help="the page, .md")
     args = parser.parse_args()
     rows = sorted(read(args.rows), key=lambda row: (row["model"], row["share"], row["seed"]))
     plots = args.page.with_suffix("")
     plots.mkdir(parents=True, exist_ok=True)
-    for sweep in sweeps(rows):
+    for sweep in sweeps(apart(rows)[0]):
         if sweep.good:
             plot(sweep, plots / f"{sweep.slug}.svg")
     args.page.write_text(page(rows, plots.name), encoding="utf-8")

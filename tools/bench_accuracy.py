@@ -241,11 +241,13 @@ def line(row: Row) -> str:
     name = f"{row['model'][:28]:28} {row['variant']:15} seed {row['seed']} macs {row['share']:<5g}"
     if "error" in row:
         return f"{name} FAILED  {row['error'][:120]}"
-    cost = f"{row['seconds']:7.1f} s {row['megabytes']:7.0f} MB"
+    cost = f"{row['seconds']:7.1f} s" + (f" {row['megabytes']:7.0f} MB" if "megabytes" in row else "")
     return f"{name} kept {row['kept']:.3f}  {row['dense']:.4f} -> {row['value']:.4f} {cost}"
 
 
-def sweep(bench: Bench, runs: Sequence[Run], out: Path, retry: bool) -> list[Row]:
+def sweep(
+    bench: Bench, runs: Sequence[Run], out: Path, retry: bool, measure: Callable[[Bench, Run], Row] = measured
+) -> list[Row]:
     """Do the runs that are not in the file, and add them to it."""
     rows = read([out]) if out.exists() else []
     there = {key(row): row for row in rows if not (retry and "error" in row)}
@@ -253,7 +255,7 @@ def sweep(bench: Bench, runs: Sequence[Run], out: Path, retry: bool) -> list[Row
     for place, run in enumerate(runs, 1):
         if key(run.about) in there:
             continue
-        row = there[key(run.about)] = measured(bench, run)
+        row = there[key(run.about)] = measure(bench, run)
         print(f"{place}/{len(runs)} {line(row)}", flush=True)
         with out.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
