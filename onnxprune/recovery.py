@@ -21,6 +21,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune.branches import Branch, branch_of, corrected
 from onnxprune.consumers import Consumer, consumers
 from onnxprune.coupling import couple
 from onnxprune.errors import OptionError
@@ -173,7 +174,9 @@ def _steps(pair: Pair, cut: Coupling, method: str, samples: int, seed: int, resc
             continue
         kept, rng = (_kept(pair, a), pair.kept(a.y)), np.random.default_rng([seed, number])
         refit = Refit(a, b, kept, samples, "bias" if whole else method, rng, rescale)
-        found.append(Contracted(a, b, refit, kept[1], _branch(pair, a, b), not whole))
+        # The variance that is given back is that of the original's own result.
+        branch = None if rescale else branch_of(a, b)
+        found.append(Contracted(a, b, refit, kept[1], branch, not whole))
     return sorted(found, key=lambda step: (step.dense[0], step.thin[0]))
 
 
@@ -193,25 +196,26 @@ class Contracted:
     b: Consumer
     refit: Refit
     kept: Index | slice
-    other: str | None
+    other: Branch | None
     cut: bool
 
     @property
     def dense(self) -> Stop:
         """Behind it: its input, its result, the other branch."""
-        more = [self.other] if self.other else []
+        more = [self.other.value] if self.other else []
         return self.a.node.index + 1, [self.a.x.value, self.a.y.value, *more]
 
     @property
     def thin(self) -> Stop:
         """In front of it: its input, the other branch."""
-        return self.b.node.index, [self.b.x.value, *([self.other] if self.other else [])]
+        return self.b.node.index, [self.b.x.value, *([self.other.value] if self.other else [])]
 
     def add(self, choosing: bool, dense: Mapping[str, Array], thin: Mapping[str, Array]) -> None:
         """Rows of a batch, the targets corrected."""
         y = dense[self.a.y.value]
         if self.other:
-            y = _corrected(y, dense[self.other], thin[self.other], self.a.y.axis, self.kept)
+            here = self.other.value
+            y = corrected(y, self.other, dense[here], thin[here], self.a.y.axis, self.kept)
         self.refit.add(choosing, dense[self.a.x.value], y, thin[self.b.x.value])
 
     def best(self, everything: bool) -> tuple[Patch, Layer]:
@@ -230,37 +234,3 @@ def _kept(pair: Pair, reader: Consumer) -> NDArray[np.bool_]:
 def _lost(pair: Pair, reader: Consumer) -> bool:
     """Whether channels that it contracts went."""
     return kept_indices(pair.original, pair.removed, reader.spec.w_in) is not None
-
-
-def _branch(pair: Pair, a: Consumer, b: Consumer) -> str | None:
-    """The other branch, if the result is only added to one, and that is computed before it in both models."""
-    graph, y = pair.original.graph, a.y.value
-    readers = graph.consumers.get(y, [])
-    if len(readers) != 1 or readers[0][0].op != "Add" or y in graph.outputs or y in graph.captured:
-        return None
-    adder, slot = readers[0]
-    other = adder.inputs[1 - slot]
-    if other in graph.fixed or graph.shapes.get(other) != graph.shapes.get(y):
-        return None
-    late = any(
-        (maker := model.producer.get(other)) is not None and maker.index > node.index
-        for model, node in ((graph, a.node), (pair.cut, b.node))
-    )
-    return None if late else other
-
-
-def _corrected(y: Array, full: Array, part: Array, axis: int, kept: Index | slice) -> Array:
-    """What the cut model's result has to be, so that its sum with the other branch is the original's sum.
-
-    Args:
-        y, full: the original's result, and what it is added to.
-        part: what the cut model adds it to.
-        axis: of the channels.
-        kept: those that the cut model has.
-    """
-    where = (slice(None),) * axis + (kept,)
-    if full.shape != y.shape or part.shape != y[where].shape:
-        return y
-    target = y.astype(np.float32)
-    target[where] += full[where].astype(np.float32) - part.astype(np.float32)
-    return target

@@ -79,6 +79,7 @@ ROOMS = (
     "criteria",
     "damage",
     "refit",
+    "branches",
     "renorm",
     "scores",
     "recovery",
