@@ -38,7 +38,8 @@ RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)  # in units of the mean variance
 class Layer:
     """What became of a layer: the repair that was chosen, and the error of its result before and after.
 
-    Errors are relative to the variance of the original's result, on samples that it was not fitted to.
+    Errors are relative to the variance of the original's result; `before` and `after` on samples that it was not fitted
+    to, `fit` on those that it was: the calibration loss, which lies where samples are few. None: nothing was fitted.
     """
 
     node: str
@@ -46,6 +47,7 @@ class Layer:
     ridge: float | None
     before: float
     after: float
+    fit: float | None = None
 
 
 @dataclass(eq=False)
@@ -203,14 +205,17 @@ class Refit:
         if not least < before:
             return NOTHING, Layer(name, "none", None, before / scale, before / scale)
         found = tried[risks.index(least)]
+        w = self._rescaled(found.w, fit)
+        loss = error(w, *centred) / max(centred[2], np.finfo(float).tiny)
+        said = Layer(name, found.method, found.ridge, before / scale, risk(w, fit.offset(w)) / scale, loss)
         if everything and fit is not check:
             fit = fit + check
-            found = self._again(found, fit, maps[0] + maps[1])
-        w = found.w * fit.faded(found.w)[:, :, None] if self.rescale and self.free else found.w
-        least = risk(w, fit.offset(w)) if self.rescale else least
+            w = self._rescaled(self._again(found, fit, maps[0] + maps[1]).w, fit)
         offset = fit.offset(w).reshape(-1) if self.free else None
-        patch = self.cut.patch(w.reshape(self.cut.weights.shape), offset)
-        return patch, Layer(name, found.method, found.ridge, before / scale, least / scale)
+        return self.cut.patch(w.reshape(self.cut.weights.shape), offset), said
+
+    def _rescaled(self, w: Floats, fit: Moments) -> Floats:
+        return w * fit.faded(w)[:, :, None] if self.rescale and self.free else w
 
     def _again(self, found: _Repair, fit: Moments, maps: Moments) -> _Repair:
         """The same repair with other rows."""

@@ -102,6 +102,7 @@ class Norm:
         before = check.error(zero, zero + 1)
         power = max(float(check.moments[2].sum()), np.finfo(float).tiny)
         after = check.error(*self._move(fit))
+        loss = fit.error(*self._move(fit)) / max(float(fit.moments[2].sum()), np.finfo(float).tiny)
         if not after < before:
             return NOTHING, Layer(self.b.label, "none", None, before / power, before / power)
         if everything and fit is not check:
@@ -112,7 +113,7 @@ class Norm:
         epsilon = float(self.b.attrs.get("epsilon", 1e-5))
         new = np.maximum((variance + epsilon) / scale**2 - epsilon, 0.0)
         moved = {self.b.inputs[MEAN]: shift + mean / scale, self.b.inputs[VARIANCE]: new}
-        return Patch(moved), Layer(self.b.label, "batchnorm", None, before / power, after / power)
+        return Patch(moved), Layer(self.b.label, "batchnorm", None, before / power, after / power, loss)
 
     def _move(self, sums: _Sums) -> tuple[Floats, Floats]:
         """What is taken from z, and by what the rest is multiplied, to have the original's mean (and variance)."""

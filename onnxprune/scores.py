@@ -132,11 +132,12 @@ def mend(bond: Bond, dense: Walk, thin: Walk, fitted: int, everything: bool) -> 
     if not risks[best] < risks[0]:
         return NOTHING, [Layer(label, "none", None, risks[0], risks[0])]
     m, strength, (patch, met, back) = tried[best]
+    loss = met.fit.off(m) / max(met.fit.off(0 * plain), np.finfo(float).tiny)
     if everything and strength is not None and met.fit is not met.check:
         (m,) = (met.fit + met.check).maps(back, [strength])
     layer = bond.own.layer
     patch |= written(layer, thin.patch | patch, met.heads, m if bond.slot else m.swapaxes(1, 2))
-    return patch, [Layer(label, "scores", strength, risks[0], risks[best])]
+    return patch, [Layer(label, "scores", strength, risks[0], risks[best], loss)]
 
 
 def _turned(bond: Bond, met: Meeting, patch: Patch) -> tuple[Patch, Backs]:

@@ -83,6 +83,7 @@ def test_the_record(recovered: Result) -> None:
     for layer in found["layers"]:
         assert layer["method"] in ("none", "bias", "channel", "full")
         assert layer["after"] <= layer["before"]
+        assert layer["method"] == "none" or 0 <= layer["fit"] < 1
     stages = record["stages"]
     assert stages and stages[0]["cost"] == 1.0 and stages[0]["distance"] == 0.0
     assert {"load", "data", "recovery"} <= record["seconds"].keys()
