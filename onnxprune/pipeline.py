@@ -17,10 +17,11 @@ from threadpoolctl import threadpool_limits
 from onnxprune import graph as graphs
 from onnxprune import inspection, writing
 from onnxprune import metric as metrics
-from onnxprune.data import Feeds, read
+from onnxprune.data import SYNTHETIC, Feeds, read
 from onnxprune.errors import GateError, OptionError
 from onnxprune.graph import Graph
 from onnxprune.likeness import likeness
+from onnxprune.matching import matched
 from onnxprune.metric import Metric
 from onnxprune.outcome import Replay, prepared, sizes
 from onnxprune.parts import Engine
@@ -102,6 +103,8 @@ class Pipeline:
         context = replace(context, shapes={n: s for n, s in context.shapes.items() if n in original.inputs})
         if data is not None:
             feeds = data if isinstance(data, Feeds) else read(data, original.proto)
+            if feeds.kind == SYNTHETIC:
+                feeds = matched(original, feeds, Engine(provider, threads))
             context = Context(provider, threads, feeds, context.shapes, on_stage, context.seconds)
         record: Record = {"version": 1, "model": original.name, "provider": provider, "threads": threads}
         record["recover"] = "none"

@@ -69,6 +69,7 @@ ROOMS = (
     "observe",
     "boxes",
     "likeness",
+    "matching",
     "divergence",
     "plan",
     "shape_inputs",

@@ -4,6 +4,6 @@ What does not fit is said in one line: which input of which file, and why.
 """
 
 from onnxprune.data.preprocess import Preprocess
-from onnxprune.data.reading import Data, Feeds, read
+from onnxprune.data.reading import SYNTHETIC, Data, Feeds, read
 
-__all__ = ["Data", "Feeds", "Preprocess", "read"]
+__all__ = ["SYNTHETIC", "Data", "Feeds", "Preprocess", "read"]
