@@ -13,12 +13,14 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from onnxprune.errors import DataError
 from onnxprune.feeds import Feed, InputSpec, batched, rows
 
-MOST = 512  # samples that are used; of more, some are passed over, evenly
+MOST, ROOM = 2048, 1 << 30  # samples that are used, and their bytes; of more, some are passed over, evenly
 FOLDS = 4  # that take turns to choose
 ASIDE_SHARE = 1 / 8
 CHOOSE, ASIDE = 48, 64  # the most that choose and that are put aside; all others fit
 FEW = 8  # that choose, however dear
-CHOOSING, FITTING = 40e9, 256e9  # MACs of one run over the samples that choose, and that stages fit to
+STAGED = 512  # the most that are fitted to in a turn
+# MACs of one run over the samples that choose, that are fitted to in a turn, and that are fitted to at the end.
+CHOOSING, FITTING, LAST = 40e9, 256e9, 1.2e12
 FEWEST = 5
 PARTS = 8  # clusters of samples that are alike, at least
 BATCH = 32
@@ -44,6 +46,7 @@ class Samples:
         seen: samples in the data.
         choosing: the most samples of a fold that choose.
         fitting: the most samples that are fitted to in a turn.
+        final: the most samples that are fitted to at the end.
     """
 
     feeds: Sequence[Feed]
@@ -52,7 +55,8 @@ class Samples:
     inputs: Mapping[str, InputSpec]
     seen: int
     choosing: int = CHOOSE
-    fitting: int = MOST
+    fitting: int = STAGED
+    final: int = MOST
     _made: dict[int, Turn] = field(default_factory=dict)
 
     def turn(self, number: int) -> Turn:
@@ -68,10 +72,10 @@ class Samples:
 
     @property
     def last(self) -> Turn:
-        """For a fit that is made once, at the end: to all that is not put aside."""
+        """For a fit that is made once, at the end: to all that is not put aside, as far as that can be afforded."""
         choose = _some(self.folds[-1], self.choosing)
         fit = sorted({i for fold in self.folds for i in fold} - set(choose))
-        return Turn(self._batches(fit), self._batches(choose))
+        return Turn(self._batches(_some(fit, self.final)), self._batches(choose))
 
     @property
     def aside(self) -> tuple[Feed, ...]:
@@ -106,7 +110,7 @@ def split(
         seen: samples in the data, of which these are some.
         macs: of a feed: where they are many, fewer choose, and fewer are fitted to in stages.
     """
-    choosing, fitting = (int(budget / macs) if macs else len(feeds) for budget in (CHOOSING, FITTING))
+    choosing, fitting, final = (int(b / macs) if macs else len(feeds) for b in (CHOOSING, FITTING, LAST))
     count = min(FOLDS, max(2, len(feeds) // 4))
     quota = [*[(1 - ASIDE_SHARE) / count] * count, ASIDE_SHARE]
     limits = [*[len(feeds)] * count, ASIDE]
@@ -120,7 +124,8 @@ def split(
     if not all(parts):  # all are alike
         parts = [list(range(p, len(feeds), len(quota))) for p in range(len(quota))]
     *folds, spare = (tuple(sorted(part)) for part in parts)
-    return Samples(feeds, tuple(folds), spare, inputs, seen, max(min(choosing, CHOOSE), FEW), max(fitting, CHOOSE))
+    choosing, fitting = max(min(choosing, CHOOSE), FEW), max(min(fitting, STAGED), CHOOSE)
+    return Samples(feeds, tuple(folds), spare, inputs, seen, choosing, fitting, max(final, fitting))
 
 
 def _some(which: Sequence[int], most: int) -> list[int]:
@@ -158,14 +163,26 @@ def check(feeds: Sequence[Feed], seen: int, name: str) -> None:
         raise DataError(f"{name}: all samples are the same; give inputs such as the model will meet")
 
 
-def thinned(feeds: Iterable[Feed], most: int = MOST) -> tuple[list[Feed], int]:
-    """Every so many feeds, so that they are at most `most` and memory does not grow with their number; and all seen."""
+def thinned(feeds: Iterable[Feed], most: int = MOST, room: int = ROOM) -> tuple[list[Feed], int]:
+    """Every so many feeds, and the samples in all: memory does not grow with their number.
+
+    Args:
+        feeds: of a sample each, as a rule.
+        most: feeds that are kept.
+        room: bytes that those may have.
+    """
     kept: list[Feed] = []
-    seen, every = 0, 1
+    seen, every, held = 0, 1, 0
     for number, feed in enumerate(feeds):
         seen += rows(feed)
         if number % every == 0:
             kept.append(feed)
-        if len(kept) > most:
+            held += _bytes(feed)
+        while len(kept) > most or (held > room and len(kept) > 2 * FEWEST):
             kept, every = kept[::2], every * 2
+            held = sum(map(_bytes, kept))
     return kept, seen
+
+
+def _bytes(feed: Feed) -> int:
+    return sum(value.nbytes for value in feed.values())

@@ -83,6 +83,18 @@ def test_of_many_some_are_kept_evenly() -> None:
     assert set(np.diff(places).tolist()) == {places[1] - places[0]}
 
 
+def test_large_samples_are_kept_as_far_as_there_is_room() -> None:
+    kept, seen = thinned(iter(feeds(1000)), room=64 * 8)
+    assert seen == 1000 and 32 <= len(kept) <= 64
+    assert len(thinned(iter(feeds(1000)), room=1)[0]) >= 5  # a few there are, however large
+
+
+def test_dear_models_are_fitted_to_less_at_the_end() -> None:
+    found = split(feeds(1000), INPUTS, np.arange(1000), 1000, macs=4e9)
+    assert len(numbers(found.last.fit)) == 300
+    assert len(numbers(split(feeds(1000), INPUTS, np.arange(1000), 1000, macs=1e6).last.fit)) > 800
+
+
 def test_too_little_is_refused() -> None:
     with pytest.raises(DataError, match="1 sample to calibrate with; give 16 or more"):
         check(feeds(1), 1, "net.onnx")
