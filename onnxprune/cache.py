@@ -30,7 +30,7 @@ def folder() -> Path | None:
     said = os.environ.get(VARIABLE, "")
     if said.lower() == OFF:
         return None
-    return Path(said).expanduser() if said else user_cache_path("onnxprune", appauthor=False)
+    return Path(os.path.expanduser(said)) if said else user_cache_path("onnxprune", appauthor=False)
 
 
 def key_of(parts: Iterable[bytes | memoryview]) -> str:

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from onnxprune.calibrate import Statistics
 from onnxprune.consumers import Consumer
@@ -101,7 +100,7 @@ class Gauge:
         graph = self.coupling.graph
         starts = [self._start(g) for g in range(len(curves))]
         order = sorted((g for g in range(len(curves)) if widths[g]), key=lambda g: starts[g])
-        workers = self.engine.threads or os.cpu_count() or 1
+        workers = self.engine.threads or _processors()
         waiting: deque[tuple[int, int, Future[float]]] = deque()
         found: list[dict[int, float]] = [{} for _ in curves]
 
@@ -110,7 +109,7 @@ class Gauge:
                 g, count, future = waiting.popleft()
                 found[g][count] = future.result()
 
-        with ThreadPoolExecutor(workers) as pool, threadpool_limits(1):
+        with ThreadPoolExecutor(workers) as pool:
             for number, g in enumerate(order):
                 tell(f"damage {number + 1}/{len(order)}")
                 walk.go(min(starts[g], len(graph.nodes)))
@@ -150,3 +149,8 @@ def _users(graph: Graph, name: str) -> Iterator[int]:
                 yield from _users(graph, made)
         else:
             yield node.index
+
+
+def _processors() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

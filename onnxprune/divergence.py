@@ -32,6 +32,7 @@ Floats = NDArray[np.float64]
 Outputs = Mapping[str, Array]
 
 KINDS = ("auto", "logits", "vectors", "boxes", "values")
+FEW = 4  # samples, whose mean says something
 SIZE = 0.1  # of vectors: what a size that is off by a factor of e counts
 FEATURES = 3  # of a vector, at least: fewer are measures of their own
 SOFT = frozenset({"Softmax", "LogSoftmax"})
@@ -151,13 +152,14 @@ class Distance:
         return np.asarray(wide - self._mean(target))
 
     def _mean(self, target: Target) -> Any:
-        """Of each feature, over all batches."""
+        """Of each feature, over all batches; zero of so few samples that they would lie about it."""
         if target.value not in self._means:
             arrays = [np.moveaxis(r[target.value], target.axis, -1) for r in self.reference]
             flat = np.concatenate([a.reshape(-1, a.shape[-1]) for a in arrays]).astype(np.float64)
             shape = [1] * arrays[0].ndim
             shape[target.axis] = -1
-            self._means[target.value] = flat.mean(axis=0).reshape(shape)
+            mean = flat.mean(axis=0) if len(flat) >= FEW else np.zeros(flat.shape[1])
+            self._means[target.value] = mean.reshape(shape)
         return self._means[target.value]
 
     _means: dict[str, Floats] = field(default_factory=dict)

@@ -20,10 +20,12 @@ from onnxprune.graph import Graph, Node, is_big
 from onnxprune.instrument import Want
 from onnxprune.parts import Engine
 from onnxprune.rules.base import Dim
+from onnxprune.samples import thinned
 
-FEW = 8  # inputs that are looked at
+FIRST, FEW = 512, 8  # inputs among which is drawn; those that are looked at, at least, if there are as many
 FAR = 0.8  # nats: photographs 0.02, clothes or faces to a model of photographs 0.2, noise 0.5, black images 1.2
 MISFIT, BETTER = 0.25, 5.0  # the first layer's divergence, and how many times less it is in another range
+SLACK = 0.7  # by which pixels may leave their range: ImageNet's deviation differs with the colour
 PLACES = 16  # of which a variance says something
 RANGES = {  # from pixels of 0 to 255: x * scale + offset
     "0 to 255": (1.0, 0.0),
@@ -46,7 +48,7 @@ def likeness(graph: Graph, data: Iterable[Feed], engine: Engine) -> list[str]:
     wanted = dict.fromkeys([*read, *(Dim(node.inputs[0], 1) for node in norms)], Want.SUMS)
     if not wanted or is_big(graph):
         return []
-    feeds = list(islice(data, FEW))
+    feeds, _ = thinned(islice(data, FIRST), 2 * FEW)  # from all over: folders are often sorted
     try:
         seen = calibrate(graph, feeds, wanted, engine)
     except DataError as error:
@@ -117,7 +119,14 @@ def _fitting(graph: Graph, node: Node, feeds: Sequence[Feed], engine: Engine, gi
 
     if not any(map(_image, feeds[0].values())):
         return None
-    tried = {pair: divergence(*pair) for pair in permutations(RANGES, 2)}
+    values = [v for feed in feeds for v in feed.values() if _image(v)]
+    low, high = min(float(v.min()) for v in values), max(float(v.max()) for v in values)
+    inside = {
+        n for n, (scale, offset) in RANGES.items() if offset <= low + SLACK and high - SLACK <= 255 * scale + offset
+    }
+    tried = {pair: divergence(*pair) for pair in permutations(RANGES, 2) if pair[0] in inside}
+    if not tried:
+        return None
     best = min(tried, key=lambda pair: tried[pair])
     return best if tried[best] * BETTER < given else None
 

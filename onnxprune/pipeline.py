@@ -115,7 +115,8 @@ class Pipeline:
         _measure(measured, "before", original, original.path or original.proto, context, record)
         streams = graphs.is_external(original) and (out is not None or graphs.is_big(original))
         workspace = writing.workspace(out) if streams else nullcontext()
-        with threadpool_limits(threads), workspace as folder:
+        # Threads of BLAS wait for each other actively: on busy processors that takes ten times as long as one.
+        with threadpool_limits(1), workspace as folder:
             if folder is not None:
                 context = replace(context, file=folder / Path(out or "model.onnx").name)
             made, plan = self._run(original, out, checks, measured, exact, context, record)
@@ -259,6 +260,7 @@ def apply(
     *,
     out: str | os.PathLike[str] | None = None,
     recover: str = "none",
+    distance: str = "auto",
     **options: Any,
 ) -> Result:
     """Replay a plan on its model or on a re-export of it.
@@ -269,6 +271,7 @@ def apply(
         validate: prove the result with ONNX Runtime.
         out: where to write the result.
         recover: as for `prune`; with "none" the plan alone says what the result is.
+        distance: how answers are compared when repairs are chosen, as for `prune`.
         options: data, provider, threads, shapes, checks, metric, on_stage as in `Pipeline.run`.
 
     Raises:
@@ -281,7 +284,7 @@ def apply(
     options.setdefault("exact", (same or not made.folds) and not made.options.inexact)
     given = options.pop("checks", None)
     checks = (given or Checks()) if validate else None
-    result = Pipeline([Replay(made), *_repair(recover, options.get("data"))]).run(
+    result = Pipeline([Replay(made), *_repair(recover, options.get("data"), distance=distance)]).run(
         model, out=out, checks=checks, **options
     )
     if not same:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
@@ -40,7 +41,8 @@ def recall(
     asked = repr((engine, samples, seed)).encode()
     key = key_of((asked, *_machine(), *_model(graph, probes, batches[0]), *_data(batches)))
     if (kept := fetch(key)) is not None:
-        return {p.dim: _unpacked(kept, p) for p in probes}
+        with suppress(TypeError, ValueError):  # another file under this name
+            return {p.dim: _unpacked(kept, p) for p in probes}
     found = calibrate(graph, batches, wanted, engine, samples, seed)
     keep(key, {name: array for p in probes for name, array in _packed(found[p.dim], p)})
     return found

@@ -157,7 +157,7 @@ class Step(Protocol):
 
 def _steps(pair: Pair, cut: Coupling, method: str, samples: int, seed: int, rescale: bool) -> list[Step]:
     """What is repaired, in the order of the nodes: contractions that lost channels by all means of `method`; of what
-    comes after them and lost none itself, biases and the statistics of BatchNormalization alone."""
+    comes after them and lost none itself, biases and the statistics of BatchNormalization (and the variance)."""
     mine = {c.node.outputs[0]: c for c in consumers(pair.original)}
     both = [(mine[c.node.outputs[0]], c) for c in consumers(cut) if c.node.outputs[0] in mine]
     both = [(a, b) for a, b in both if a.groups == b.groups]
@@ -182,7 +182,7 @@ def _steps(pair: Pair, cut: Coupling, method: str, samples: int, seed: int, resc
 
 @dataclass(frozen=True, eq=False)
 class Contracted:
-    """A contraction that lost channels.
+    """A contraction that lost channels, or that reads what has changed.
 
     Attributes:
         a, b: in the original and in the cut model.

@@ -21,7 +21,7 @@ FEW = 8  # that choose, however dear
 STAGED = 512  # the most that are fitted to in a turn
 # MACs of one run over the samples that choose, that are fitted to in a turn, and that are fitted to at the end.
 CHOOSING, FITTING, LAST = 40e9, 256e9, 1.2e12
-FEWEST = 5
+FEWEST, FEWEST_FEEDS = 5, 3
 PARTS = 8  # clusters of samples that are alike, at least
 BATCH = 32
 ELEMENTS = 1 << 19  # of a batch's largest input
@@ -81,6 +81,11 @@ class Samples:
     def aside(self) -> tuple[Feed, ...]:
         """Batches of what is put aside."""
         return self._batches(self.spare)
+
+    @property
+    def unseen(self) -> list[Feed]:
+        """What is put aside, as it came."""
+        return [self.feeds[i] for i in self.spare]
 
     @property
     def counts(self) -> dict[str, int]:
@@ -152,15 +157,23 @@ def check(feeds: Sequence[Feed], seen: int, name: str) -> None:
     """Refuse data that say too little.
 
     Raises:
-        DataError: fewer than five samples, or inputs that are all the same.
+        DataError: fewer than five samples, or than three batches where the model fixes their size, or inputs that are
+            all the same.
     """
     if seen < FEWEST:
         raise DataError(
-            f"{name}: {seen} {'sample' if seen == 1 else 'samples'} to calibrate with; give 16 or more, or prune "
-            "without them: --criterion l2 --recover none"
+            f"{name}: {seen} {'sample' if seen == 1 else 'samples'} in --data, which is too few to calibrate with; "
+            "give 16 or more, or do without: --recover none, and for `prune` --criterion l2"
         )
-    if all(np.array_equal(feed[n], value) for feed in feeds for n, value in feeds[0].items()):
-        raise DataError(f"{name}: all samples are the same; give inputs such as the model will meet")
+    if len(feeds) < FEWEST_FEEDS:
+        each = rows(feeds[0])
+        raise DataError(
+            f"{name}: takes {each} samples at a time, and --data have {seen}: give {FEWEST_FEEDS * each} or more, or "
+            "do without: --recover none, and for `prune` --criterion l2"
+        )
+    first = {n: value[:1] for n, value in feeds[0].items()}
+    if all(np.array_equal(value, np.broadcast_to(first[n], value.shape)) for f in feeds for n, value in f.items()):
+        raise DataError(f"{name}: all samples in --data are the same; give inputs such as the model will meet")
 
 
 def thinned(feeds: Iterable[Feed], most: int = MOST, room: int = ROOM) -> tuple[list[Feed], int]:

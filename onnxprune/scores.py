@@ -184,10 +184,11 @@ def written(
     w, b = _values(layer, patch)
     of_w, of_b = _values(source[0], NOTHING) if source else (w.copy(), b.copy())
     of = source[1] if source else rows
+    before = b.copy()
     w[rows] = maps @ of_w[of]
     b[rows] = (maps @ of_b[of][..., None])[..., 0]
     offset = None
-    if layer.bias is not None and b.any():
+    if layer.bias is not None and (b.any() or before.any()):
         offset = layer.offset + b - layer.each.beta * layer.bias.value.reshape(-1)
     return layer.patch(w.reshape(layer.weights.shape), offset)
 

@@ -215,6 +215,9 @@ def _infer_strictly(model: ModelProto | str) -> None:
 
 def _feeds(graph: Graph, context: Context) -> tuple[list[Feed], dict[str, Any]]:
     if context.data is not None:
+        if "samples" in context.memo:  # weights were fitted to the others
+            aside = context.memo["samples"].unseen[:DATA_FEEDS]
+            return aside, {"source": context.data.kind, "feeds": len(aside), "aside": True}
         feeds: list[Feed] = []
         for feed in context.data:
             feeds.append(feed)

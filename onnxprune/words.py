@@ -201,7 +201,8 @@ def inputs(record: Record) -> str | None:
     of = {"data": "of the data", "images": "of the images", "synthetic": "of synthetic data: they say little"}
     if found["source"] in of:
         samples = record.get("fidelity", {}).get("samples", found["feeds"])
-        return f"on {plural(samples, 'sample')} {of[found['source']]}"
+        aside = " that were put aside" if found.get("aside") else ""
+        return f"on {plural(samples, 'sample')} {of[found['source']]}{aside}"
     return f"on {found['feeds']} {found['source']}: they say little, give --data"
 
 
@@ -218,8 +219,10 @@ def recovery(record: Record) -> str | None:
     if distance is None:
         done = f"expected values, without data: {of}; what it is worth was not measured"
         return done if changed else "none: without data, what was cut has no expected value; give --data"
-    pair = f"answers off by {_off(distance['before'])} before, {_off(distance['after'])} after"
+    pair = f"answers off by {_off(distance['before'])} before, {_off(distance['after'])} after (1: as bad as none)"
     if record["recover"] == "none":
+        if distance["before"] == distance["after"]:
+            return f"none: it changed nothing of what the answers show ({pair}); the remaining weights are as they were"
         return f"none: it would have made the answers worse ({pair}); the remaining weights are as they were"
     given = ", variance given back" if found.get("rescaled") else ""
     return f"{record['recover']}: {of} refitted{given}; {pair}"

@@ -74,6 +74,8 @@ class Reconstruct:
 
     def _rescale(self, pair: Pair, turn: Turn, method: str, engine: Engine, tell: Callable[[str], None]) -> bool:
         """Whether results are to have their variance back: if that is nearer on samples that neither is fitted to."""
+        if method == "bias":  # weights stay as they are
+            return False
         distance = distance_of(pair.original.graph, turn.choose, engine, self.distance)
         cheap = "channel" if method == "full" else method  # fades as much, and is fitted in a fraction of the time
 

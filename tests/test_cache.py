@@ -78,6 +78,12 @@ def test_broken_files(home: Path) -> None:
     assert same(fetch(KEY))
 
 
+def test_a_home_that_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(cache.VARIABLE, "~nobody-of-that-name/x")
+    assert cache.folder() is not None
+    assert cache.fetch("0" * 64) is None
+
+
 def test_a_folder_that_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "file"))

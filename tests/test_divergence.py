@@ -151,3 +151,11 @@ def test_signatures() -> None:
     found = signatures(graph, feeds, Engine(threads=1))
     assert found.shape == (3, 5)
     assert np.array_equal(found[0], found[2]) and not np.array_equal(found[0], found[1])
+
+
+def test_one_sample_has_no_mean_of_its_own(rng: np.random.Generator) -> None:
+    """Its answer less its own mean would be nothing, whatever the model does."""
+    outputs = [{"y": values(rng, 1, 5)}]
+    distance = Distance((Target("y", "vectors", 1),), outputs)
+    assert distance(outputs) == 0.0
+    assert 0 < distance([{"y": outputs[0]["y"] + 0.1 * values(rng, 1, 5)}]) < 0.5

@@ -242,3 +242,14 @@ def test_prune_keeps_the_originals_and_gives_the_same_model(
     assert len(runs) == 1 and len(list(home.iterdir())) == 1
     monkeypatch.setenv(cache.VARIABLE, "off")
     assert first == again == made()
+
+
+def test_another_file_under_the_name(runs: list[int], home: Path) -> None:
+    """Arrays, but not these: as if nothing had been kept."""
+    graph, feeds = load(network()), [{"x": np.ones((2, 3, 4, 5), np.float32)}]
+    wanted = {Dim("inner", 1): Want.PAIRS}
+    recall(graph, feeds, wanted, ENGINE)
+    (path,) = home.glob("*.npz")
+    np.savez(path, other=np.zeros(3))
+    found = recall(graph, feeds, wanted, ENGINE)
+    assert len(runs) == 2 and found[Dim("inner", 1)].samples == 2

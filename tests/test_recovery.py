@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from onnxprune import Result, apply, prune
+from onnxprune import Checks, Result, apply, prune
 from onnxprune.errors import DataError, OptionError
 from onnxprune.refit import Moments
 from onnxprune.runtime import run, session
@@ -103,14 +103,14 @@ def test_less_can_be_asked_for(method: str) -> None:
 
 
 def test_too_few_samples() -> None:
-    with pytest.raises(DataError, match="1 sample to calibrate with"):
+    with pytest.raises(DataError, match="1 sample in --data"):
         pruned(data=inputs(1))
     with pytest.raises(DataError, match="4 samples to calibrate with"):
         pruned(data=inputs(4))
 
 
 def test_samples_that_are_all_the_same() -> None:
-    with pytest.raises(DataError, match="all samples are the same"):
+    with pytest.raises(DataError, match="all samples in --data are the same"):
         pruned(data={"x": np.ones((16, 3, 8, 8), np.float32)})
 
 
@@ -154,3 +154,23 @@ def test_what_comes_after_is_corrected_too() -> None:
     layers = result.record["recovery"]["layers"]
     assert [layer["method"] for layer in layers] == ["bias"] * len(layers) and len(layers) > 1
     assert result.record["recovery"]["rescaled"] or all(layer["after"] < layer["before"] for layer in layers)
+
+
+@pytest.mark.parametrize("count", [5, 9])
+def test_few_samples_are_used_as_well_as_they_can(count: int) -> None:
+    found = pruned(data=inputs(count)).record["recovery"]["distance"]
+    assert found["before"] != found["after"]
+
+
+def test_biases_alone_leave_weights_as_they_are() -> None:
+    plan = pruned("none").plan
+    assert plan is not None
+    none, bias = (apply(network(), plan, data=inputs(), validate=False, recover=r).model for r in ("none", "bias"))
+    before, after = ({t.name: t.raw_data for t in m.graph.initializer if len(t.dims) > 1} for m in (none, bias))
+    assert before == after
+    assert none != bias
+
+
+def test_fidelity_is_judged_on_what_was_put_aside() -> None:
+    result = prune(network(), "macs=0.6", data=inputs(), threads=1, align=2, checks=Checks(seconds=0))
+    assert result.record["inputs"]["aside"] and result.record["fidelity"]["samples"] == 8

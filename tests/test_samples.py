@@ -96,7 +96,21 @@ def test_dear_models_are_fitted_to_less_at_the_end() -> None:
 
 
 def test_too_little_is_refused() -> None:
-    with pytest.raises(DataError, match="1 sample to calibrate with; give 16 or more"):
+    with pytest.raises(DataError, match="1 sample in --data, which is too few to calibrate with; give 16"):
         check(feeds(1), 1, "net.onnx")
-    with pytest.raises(DataError, match="all samples are the same"):
+    with pytest.raises(DataError, match="all samples in --data are the same"):
         check([feeds(1)[0]] * 8, 8, "net.onnx")
+
+
+def test_batches_of_a_fixed_size_that_are_too_few() -> None:
+    two = [{"x": np.arange(16, dtype=np.float32).reshape(8, 2) + n} for n in range(2)]
+    with pytest.raises(DataError, match="takes 8 samples at a time, and --data have 16: give 24 or more"):
+        check(two, 16, "net.onnx")
+    check([*two, *two], 32, "net.onnx")
+
+
+def test_rows_of_a_batch_are_compared() -> None:
+    varied = {"x": np.arange(16, dtype=np.float32).reshape(8, 2)}
+    check([varied] * 3, 24, "net.onnx")  # equal batches of different samples
+    with pytest.raises(DataError, match="are the same"):
+        check([{"x": np.ones((8, 2), np.float32)}] * 3, 24, "net.onnx")

@@ -109,6 +109,14 @@ def recover(default: str) -> Decorator[Any]:
     )
 
 
+distance = click.option(
+    "--distance",
+    type=click.Choice(["auto", "logits", "vectors", "boxes", "values"]),
+    default="auto",
+    show_default=True,
+    help="How answers are compared when widths and repairs are chosen; auto looks at the outputs.",
+)
+
 selection = several(
     click.option(
         "--target",
@@ -166,13 +174,7 @@ selection = several(
     allow_inexact,
     head_dims,
     recover("auto"),
-    click.option(
-        "--distance",
-        type=click.Choice(["auto", "logits", "boxes", "values"]),
-        default="auto",
-        show_default=True,
-        help="How answers are compared when widths are chosen.",
-    ),
+    distance,
 )
 
 checks = several(

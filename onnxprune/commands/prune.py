@@ -58,6 +58,7 @@ def prune(model: str, out: str, **given: Any) -> None:
 @click.argument("plan")
 @options.output
 @options.recover("none")
+@options.distance
 @options.checks
 @options.json
 @options.report
@@ -69,14 +70,14 @@ def apply(model: str, plan: str, out: str, **given: Any) -> None:
     """
     files = {name: given[name] for name in ("json", "report")}
     check_paths(inputs(given, MODEL=model, PLAN=plan), {"-o": out, **_dashed(files)})
-    checked = conditions(given)
+    checked, repair = conditions(given), {name: given[name] for name in ("recover", "distance")}
 
     def work(progress: Progress) -> Result:
         from onnxprune.pipeline import apply
 
-        return apply(model, plan, out=out, recover=given["recover"], on_stage=progress, **checked)
+        return apply(model, plan, out=out, **repair, on_stage=progress, **checked)
 
-    carry_out(work, given, {"out": out, "options": {"plan": plan, "recover": given["recover"]}})
+    carry_out(work, given, {"out": out, "options": {"plan": plan, **repair}})
 
 
 def _dashed(files: dict[str, str | None]) -> dict[str, str | None]:
