@@ -105,7 +105,7 @@ def test_less_can_be_asked_for(method: str) -> None:
 def test_too_few_samples() -> None:
     with pytest.raises(DataError, match="1 sample in --data"):
         pruned(data=inputs(1))
-    with pytest.raises(DataError, match="4 samples to calibrate with"):
+    with pytest.raises(DataError, match="4 samples in --data"):
         pruned(data=inputs(4))
 
 
