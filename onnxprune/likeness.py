@@ -43,7 +43,7 @@ def likeness(graph: Graph, data: Iterable[Feed], engine: Engine) -> list[str]:
         data: inputs; a few of them are looked at.
         engine: where it runs.
     """
-    norms = [node for node in graph.nodes if _tells(graph, node)]
+    norms = [node for node in graph.nodes if tells(graph, node)]
     read = [dim for node in graph.nodes for dim in _read(graph, node)]
     wanted = dict.fromkeys([*read, *(Dim(node.inputs[0], 1) for node in norms)], Want.SUMS)
     if not wanted or is_big(graph):
@@ -69,7 +69,7 @@ def likeness(graph: Graph, data: Iterable[Feed], engine: Engine) -> list[str]:
     return found
 
 
-def _tells(graph: Graph, node: Node) -> bool:
+def tells(graph: Graph, node: Node) -> bool:
     """Whether a node has statistics from training."""
     if node.op != "BatchNormalization" or node.domain or node.attrs.get("training_mode", 0):
         return False

@@ -18,6 +18,7 @@ from onnxprune.errors import DataError, ModelError
 from onnxprune.feeds import Feed, is_float
 from onnxprune.graph import Graph, Node, is_big
 from onnxprune.instrument import Want
+from onnxprune.likeness import tells
 from onnxprune.parts import Engine
 from onnxprune.rules.base import Dim
 
@@ -34,7 +35,7 @@ def matched(graph: Graph, data: Feeds, engine: Engine) -> Feeds:
         engine: where it runs.
     """
     for node in graph.nodes:
-        if node.op == "BatchNormalization" and (image := _image_before(graph, node)) is not None:
+        if tells(graph, node) and (image := _image_before(graph, node)) is not None:
             break
     else:
         return data
@@ -42,11 +43,12 @@ def matched(graph: Graph, data: Feeds, engine: Engine) -> Feeds:
     if is_big(graph) or not feeds or not is_float(feeds[0][image].dtype):
         return data
 
-    def seen(gain: float, offset: float) -> Statistics:
-        return calibrate(graph, [_moved(f, image, gain, offset) for f in feeds], {dim: Want.SUMS}, engine)[dim]
+    def seen(some: list[Feed]) -> Statistics:
+        return calibrate(graph, some, {dim: Want.SUMS}, engine)[dim]
 
     try:
-        made, black, white = seen(1.0, 0.0), seen(0.0, 0.0), seen(0.0, 1.0)
+        made = seen(feeds)
+        black, white = (seen([_moved(feeds[0], image, 0.0, shade)]) for shade in (0.0, 1.0))
     except (DataError, ModelError):
         return data
     mean, variance = (graph.array(name).astype(np.float64) for name in node.inputs[3:5])
@@ -71,10 +73,8 @@ def _moved(feed: Feed, image: str, gain: float, offset: float) -> Feed:
 
 
 def _image_before(graph: Graph, norm: Node) -> str | None:
-    """The 4-D input that a norm with known statistics reads through linear layers alone."""
+    """The 4-D input that a norm reads through linear layers alone."""
     name = norm.inputs[0]
-    if any(n not in graph.constants for n in norm.inputs[1:5]):
-        return None
     while name not in graph.inputs:
         node = graph.producer.get(name)
         if node is None or node.op not in LINEAR or node.domain:

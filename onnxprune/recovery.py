@@ -8,8 +8,8 @@ the result is added to another branch, the target makes up for that branch's err
 Of every layer several repairs are tried: none, a new bias, the C x C map of lost channels onto kept ones (folded into
 every tap), and least squares on sampled im2col rows with several ridges, drawn to the weights or to the map. The one
 with the least error on samples that it was not fitted to is taken; if that is none, the layer stays as it is. Where
-BatchNormalization is still there, its statistics follow what it now reads (see `renorm`). Products
-of two computed tensors, which have no weights, are repaired through layers before them (see `scores`).
+BatchNormalization is still there, its statistics follow what it now reads (see `renorm`). Products of two computed
+tensors, which have no weights, are repaired through layers before them (see `scores`).
 """
 
 from __future__ import annotations

@@ -101,14 +101,14 @@ class Norm:
         zero = np.zeros(fit.sums.shape[1])
         before = check.error(zero, zero + 1)
         power = max(float(check.moments[2].sum()), np.finfo(float).tiny)
-        after = check.error(*self._move(fit))
-        loss = fit.error(*self._move(fit)) / max(float(fit.moments[2].sum()), np.finfo(float).tiny)
+        shift, scale = self._move(fit)
+        after = check.error(shift, scale)
         if not after < before:
             return NOTHING, Layer(self.b.label, "none", None, before / power, before / power)
+        loss = fit.error(shift, scale) / max(float(fit.moments[2].sum()), np.finfo(float).tiny)
         if everything and fit is not check:
-            fit = fit + check
+            shift, scale = self._move(fit + check)
         # gamma (scale (z - shift) - mean) / sqrt(var) is what the node makes of z with other statistics.
-        shift, scale = self._move(fit)
         mean, variance = (self.graph.array(self.b.inputs[slot]).astype(np.float64) for slot in (MEAN, VARIANCE))
         epsilon = float(self.b.attrs.get("epsilon", 1e-5))
         new = np.maximum((variance + epsilon) / scale**2 - epsilon, 0.0)

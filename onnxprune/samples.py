@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -57,18 +57,13 @@ class Samples:
     choosing: int = CHOOSE
     fitting: int = STAGED
     final: int = MOST
-    _made: dict[int, Turn] = field(default_factory=dict)
 
     def turn(self, number: int) -> Turn:
         """One fold chooses, the others fit; what the luck of some samples chose meets others in the next turn."""
         which = number % len(self.folds)
-        if which not in self._made:
-            others = sorted(i for n, fold in enumerate(self.folds) if n != which for i in fold)
-            self._made.clear()  # one at a time: batches are copies
-            self._made[which] = Turn(
-                self._batches(_some(others, self.fitting)), self._batches(_some(self.folds[which], self.choosing))
-            )
-        return self._made[which]
+        others = sorted(i for n, fold in enumerate(self.folds) if n != which for i in fold)
+        fit, choose = _some(others, self.fitting), _some(self.folds[which], self.choosing)
+        return Turn(self._batches(fit), self._batches(choose))
 
     @property
     def last(self) -> Turn:

@@ -89,12 +89,12 @@ class Staged:
         problem, groups = self.problem, self._groups()
         gone = np.zeros(len(problem.count), dtype=np.intp)
         removed = np.zeros(self.coupling.units, dtype=bool)
-        now, stages = self.coupling, list[Stage]()
+        now, stages, turn = self.coupling, list[Stage](), self.samples.turn(0)
         count = max(1, math.ceil(math.log(bound / measure.before) / math.log(STAGE) - 1e-6)) if bound else 1
         bounds = [measure.before * (bound / measure.before) ** ((n + 1) / count) for n in range(count)]
         for number, limit in enumerate(bounds):
             self.tell(f"stage {number + 1}/{count}")
-            survey, distance = self._survey(now, removed, self.samples.turn(number))
+            survey, distance = self._survey(now, removed, turn)
             wanted, found, damages = self._worth(gone, groups, measure, limit), gone, list[Floats]()
             for _ in range(LOOKS):
                 survey.measure(wanted)
@@ -112,7 +112,8 @@ class Staged:
             stages.append(Stage(measure(gone) / measure.before, distance, predicted))
             gone = found
             if number + 1 < count:
-                now = self._after(removed, self.samples.turn(number + 1), self.seed + number)
+                turn = self.samples.turn(number + 1)
+                now = self._after(removed, turn, self.seed + number)
         return removed, stages
 
     def _survey(self, now: Coupling, removed: NDArray[np.bool_], turn: Turn) -> tuple[Survey, float]:
@@ -147,13 +148,13 @@ class Staged:
         return [ranked(group.units, scores) for group in now.groups]
 
     def _after(self, removed: NDArray[np.bool_], turn: Turn, seed: int) -> Coupling:
-        """The analysis of the model without these units, repaired without what the next stage chooses on."""
+        """The analysis of the model without these units, its weights fitted without what the next stage measures on."""
         if not removed.any():
             return self.coupling
         made, patch = graphs.load(cut(self.coupling, make_plan(self.coupling, removed), removed)), NOTHING
         if self.method != "none":
             pair = Pair(self.coupling, removed, made)
-            patch, _ = recover(pair, turn.fit, turn.choose, self.method, self.engine, seed, tell=self.tell)
+            patch, _ = recover(pair, *turn, self.method, self.engine, seed, tell=self.tell)
         return couple(graphs.load(patched(made, patch)), self.coupling.options)
 
     def _groups(self) -> Groups:

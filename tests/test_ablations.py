@@ -8,13 +8,13 @@ import sys
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import onnx
 import pytest
 from onnx import ModelProto
 
 from onnxprune import refit
 from onnxprune.testing import Builder
+from tests.redundant import redundant
 from tools.ablate_recovery import Ablated, Case, case
 from tools.ablate_recovery import measured as ablated
 from tools.ablations import ABLATIONS, RIDGES
@@ -35,16 +35,11 @@ def network() -> ModelProto:
     """Wide layers of few independent channels, and residual sums."""
     b = Builder(seed=1)
 
-    def conv(x: str, out: int, name: str) -> str:
-        fan = b.shape(x)[1]
-        mix = b.rng.standard_normal((out, out // 2)) / (out // 2) ** 0.5
-        w = np.tensordot(mix, b.rng.standard_normal((out // 2, fan, 3, 3)) / (fan * 9) ** 0.5, axes=1)
-        bias = b.const((b.rng.standard_normal(out) / 4).astype(np.float32), f"{name}.bias")
-        return b.op("Conv", x, b.const(w.astype(np.float32), name), bias, pads=[1, 1, 1, 1])
-
-    y = b.op("Relu", conv(b.input("x", "N", 3, 8, 8), 16, "stem"))
+    y = b.op("Relu", redundant(b, b.input("x", "N", 3, 8, 8), 16, "stem"))
     for name in "ab":  # what the second sum adds to has the first one's error
-        y = b.op("Relu", b.op("Add", y, conv(b.op("Relu", conv(y, 24, f"{name}.wide")), 16, f"{name}.back")))
+        y = b.op(
+            "Relu", b.op("Add", y, redundant(b, b.op("Relu", redundant(b, y, 24, f"{name}.wide")), 16, f"{name}.back"))
+        )
     return b.model(b.gemm(b.op("Flatten", b.op("GlobalAveragePool", y)), 5, "head"))
 
 

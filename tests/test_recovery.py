@@ -12,6 +12,7 @@ from onnxprune.errors import DataError, OptionError
 from onnxprune.refit import Moments
 from onnxprune.runtime import run, session
 from onnxprune.testing import Builder
+from tests.redundant import redundant
 
 Array = NDArray[Any]
 
@@ -20,17 +21,10 @@ def network() -> ModelProto:
     """Wide layers of few independent channels, as training leaves them; one feeds a residual sum."""
     b = Builder(seed=1)
 
-    def conv(x: str, out: int, name: str) -> str:
-        fan = b.shape(x)[1]
-        mix = b.rng.standard_normal((out, out // 2)) / (out // 2) ** 0.5
-        w = np.tensordot(mix, b.rng.standard_normal((out // 2, fan, 3, 3)) / (fan * 9) ** 0.5, axes=1)
-        bias = b.const((b.rng.standard_normal(out) / 4).astype(np.float32), f"{name}.bias")
-        return b.op("Conv", x, b.const(w.astype(np.float32), name), bias, pads=[1, 1, 1, 1])
-
-    y = b.op("Relu", conv(b.input("x", "N", 3, 8, 8), 16, "stem"))
-    z = b.op("Relu", conv(y, 24, "wide"))
-    y = b.op("Relu", b.op("Add", y, conv(z, 16, "back")))
-    y = b.op("Relu", conv(y, 16, "top"))
+    y = b.op("Relu", redundant(b, b.input("x", "N", 3, 8, 8), 16, "stem"))
+    z = b.op("Relu", redundant(b, y, 24, "wide"))
+    y = b.op("Relu", b.op("Add", y, redundant(b, z, 16, "back")))
+    y = b.op("Relu", redundant(b, y, 16, "top"))
     y = b.op("Flatten", b.op("GlobalAveragePool", y))
     return b.model(b.op("Softmax", b.gemm(y, 5, "head"), axis=1))
 
