@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from onnxprune.allocation import Limits, Target, allocate, parse_target
+    from onnxprune.allocation import allocate
     from onnxprune.coupling import couple
     from onnxprune.criteria.base import score
     from onnxprune.errors import OnnxPruneError
@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     from onnxprune.groups import Coupling
     from onnxprune.pipeline import Pipeline, Result, apply, inspect, prune
     from onnxprune.plan import Plan, make_plan, read_plan
+    from onnxprune.problem import Limits
     from onnxprune.rules.base import Options
     from onnxprune.surgeon import from_graphsurgeon, to_graphsurgeon
     from onnxprune.surgery import cut, mask
+    from onnxprune.target import Target, parse_target
     from onnxprune.timing import bench
     from onnxprune.validate import Checks
     from onnxprune.writing import save
@@ -28,7 +30,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "allocation": ("Limits", "Target", "allocate", "parse_target"),
+    "allocation": ("allocate",),
+    "problem": ("Limits",),
+    "target": ("Target", "parse_target"),
     "timing": ("bench",),
     "coupling": ("couple",),
     "groups": ("Coupling",),

@@ -3,108 +3,40 @@
 from __future__ import annotations
 
 import heapq
-import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from math import gcd
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune import cost, uses
+from onnxprune import cost
+from onnxprune.budget import exchanged, spend
 from onnxprune.cost import Cost, Counts
 from onnxprune.errors import OptionError, TargetError
 from onnxprune.groups import Coupling
+from onnxprune.problem import Limits, Problem, problem_of, room_of
+from onnxprune.target import KINDS, Target
 
-COSTS: tuple[str, ...] = ("channels", "params", "macs")
-SCOPES = ("global", "local")
-
-
-@dataclass(frozen=True)
-class Target:
-    """What may remain: at most `amount` (0 < amount <= 1) of a cost, or "lossless": all that the function needs."""
-
-    kind: str
-    amount: float = 1.0
-
-    def __str__(self) -> str:
-        """As it is written on the command line."""
-        return self.kind if self.kind == "lossless" else f"{self.kind}={self.amount:g}"
-
-
-def parse_target(text: object) -> Target:
-    """Read `macs=0.5`, `params=0.5`, `channels=0.5` or `lossless`.
-
-    Raises:
-        TargetError: it is none of these.
-    """
-    kind, _, amount = text.partition("=") if isinstance(text, str) else ("", "", "")
-    if text == "lossless":
-        return Target("lossless")
-    try:
-        value = float(amount)
-    except ValueError:
-        value = float("nan")
-    if kind not in COSTS or not 0 < value <= 1:
-        choices = ", ".join(f"{c}=X" for c in COSTS)
-        raise TargetError(f"--target {text}: write {choices} with 0 < X <= 1 (the share that may remain), or lossless")
-    return Target(kind, value)
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What the allocation must leave alone.
-
-    Attributes:
-        align: widths stay multiples of this where they were, rounded up.
-        keep: regular expression or several; groups with a matching tensor or node stay whole.
-        ratios: (regular expression, share): matching groups keep that share, whatever the target says.
-    """
-
-    align: int = 1
-    keep: str | Sequence[str] = ()
-    ratios: Sequence[tuple[str, float]] = ()
-
-
-@dataclass(frozen=True, eq=False)
-class Problem:
-    """Groups in numbers: units, the step in which a width may change, the order in which units go."""
-
-    coupling: Coupling
-    count: Counts
-    step: Counts
-    frozen: NDArray[np.bool_]
-    fixed: dict[int, int]  # group -> units kept by a ratio
-    order: list[NDArray[np.intp]]  # per group, least important first
-    scores: NDArray[np.float64]
-
-    def kept(self, wanted: NDArray[np.floating[Any]]) -> Counts:
-        """Whole units, rounded up to the step, within 1..count."""
-        least = np.minimum(self.step, self.count)
-        units = np.maximum(np.floor(wanted + 1e-9), least).astype(np.intp)
-        units = np.minimum(-(-units // self.step) * self.step, self.count)
-        units[self.frozen] = self.count[self.frozen]
-        for group, fixed in self.fixed.items():
-            units[group] = fixed
-        return np.asarray(units)
-
-    def removed(self, wanted: NDArray[np.floating[Any]]) -> Counts:
-        """Units that go, where `wanted` are to be kept."""
-        return self.count - self.kept(wanted)
+SCOPES = ("global", "local", "budget")
 
 
 def allocate(
-    coupling: Coupling, scores: NDArray[np.float64], target: Target, scope: str = "global", limits: Limits | None = None
+    coupling: Coupling,
+    scores: NDArray[np.float64],
+    target: Target,
+    scope: str = "global",
+    limits: Limits | None = None,
+    measure: Cost | None = None,
 ) -> NDArray[np.bool_]:
     """Choose the units that go.
 
     Args:
         coupling: the analysis.
-        scores: [units], comparable between groups for the global scope; NaN: the unit's group stays.
+        scores: [units], comparable between groups except for the local scope; NaN: the unit's group stays.
         target: the share of a cost that may remain; met from below, as closely as whole units allow.
-        scope: "local" keeps the same share of every group, "global" ranks all units together.
+        scope: "local" keeps the same share of every group, "global" ranks all units together, "budget" spends the cost
+            where it keeps most: what goes is least important for what it saves (HALP, Shen et al. 2022).
         limits: alignment, and what stays.
+        measure: the cost; for a latency target the one of its table (`latency.table`), for others found here.
 
     Returns:
         [units], True where a unit goes.
@@ -115,19 +47,21 @@ def allocate(
     """
     if scope not in SCOPES:
         raise OptionError(f"--scope {scope}: choose one of {', '.join(SCOPES)}")
-    if target.kind not in COSTS:
-        raise TargetError(f"--target {target} has no share to allocate; use `prune`, or one of {', '.join(COSTS)}")
+    if target.kind not in KINDS:
+        raise TargetError(f"--target {target} has no share to allocate; use `prune`, or one of {', '.join(KINDS)}")
     if np.shape(scores) != (coupling.units,):
         raise OptionError(f"scores have the shape {np.shape(scores)}; {coupling.units} units want one each")
     limits = limits or Limits()
     problem = problem_of(coupling, scores, limits)
-    measure = measure_of(problem, target)
-    bound = bound_of(problem, measure, target, limits)
-    removed = (_local if scope == "local" else _global)(problem, measure, bound, target)
-    gone = np.zeros(coupling.units, dtype=bool)
-    for group, number in enumerate(removed):
-        gone[problem.order[group][:number]] = True
-    return gone
+    measure = measure or measure_of(problem, target)
+    return choose(problem, measure, bound_of(problem, measure, target, limits), scope)
+
+
+def choose(problem: Problem, measure: Cost, bound: float, scope: str) -> NDArray[np.bool_]:
+    """[units]: those that go, so that the cost is at most `bound`, which can be met."""
+    ways: dict[str, Callable[[Problem, Cost, float], Counts]]
+    ways = {"local": _local, "global": _global, "budget": _budget}
+    return problem.gone(ways[scope](problem, measure, bound))
 
 
 def bound_of(problem: Problem, measure: Cost, target: Target, limits: Limits) -> float:
@@ -136,7 +70,7 @@ def bound_of(problem: Problem, measure: Cost, target: Target, limits: Limits) ->
     Raises:
         TargetError: even the smallest model that the limits allow is larger than that, or nothing can be cut.
     """
-    bound = target.amount * measure.before * (1 + 1e-12)
+    bound = target.bound(measure.before) * (1 + 1e-12)
     if failure := _unmet(problem, measure, bound, target):
         name = problem.coupling.graph.name
         raise TargetError(f"{name}: --target {target} cannot be met{failure}{_advice(problem, limits)}")
@@ -146,13 +80,22 @@ def bound_of(problem: Problem, measure: Cost, target: Target, limits: Limits) ->
 def _unmet(problem: Problem, measure: Cost, bound: float, target: Target) -> str | None:
     """Why no cut meets the target; None where one does."""
     smallest = problem.removed(np.zeros(len(problem.count)))
-    if target.amount < 1 and not smallest.any():
+    if target.cuts(measure.before) and not smallest.any():
         return ": nothing can be cut"
-    if target.amount < 1 and measure.before == 0:
+    if target.cuts(measure.before) and measure.before == 0:
         return f": no {target.kind} are counted in this model"
     if measure(smallest) > bound:
-        return f"; the least that can remain is {target.kind}={measure(smallest) / measure.before:.3f}"
+        return f"; {least(measure, smallest, target)}"
     return None
+
+
+def least(measure: Cost, removed: Counts, target: Target, real: float | None = None) -> str:
+    """The least that a target can leave, and what holds it; `real`: what was measured where that is known."""
+    cost = measure(removed)
+    amount = cost if real is None else real
+    said = f"{amount:.3g}ms" if target.absolute else f"{amount / max(measure.before, 1e-300):.3f}"
+    holding = [f"{name} ({value / cost:.0%})" for name, value in measure.largest(removed) if value > 0]
+    return f"the least that can remain is {target.kind}={said}" + (f", of it {', '.join(holding)}" if holding else "")
 
 
 def _advice(problem: Problem, limits: Limits) -> str:
@@ -170,7 +113,13 @@ def _advice(problem: Problem, limits: Limits) -> str:
 
 
 def measure_of(problem: Problem, target: Target) -> Cost:
-    """The cost that a target bounds."""
+    """The cost that a target bounds.
+
+    Raises:
+        TargetError: it is measured, not counted.
+    """
+    if target.kind == "latency":
+        raise TargetError(f"--target {target}: latency is measured; use `prune`, or give the cost of a latency table")
     makers: dict[str, Callable[[], Cost]] = {
         "channels": lambda: cost.channels(problem.coupling, problem.frozen | (problem.count <= 1)),
         "params": lambda: cost.params(problem.coupling),
@@ -179,13 +128,36 @@ def measure_of(problem: Problem, target: Target) -> Cost:
     return makers[target.kind]()
 
 
-def _local(problem: Problem, measure: Cost, bound: float, target: Target) -> Counts:
+def _budget(problem: Problem, measure: Cost, bound: float) -> Counts:
+    """Give up what is least important for the cost that it saves, then exchange while that keeps more."""
+    layers = [sum(member.role in ("in", "out") for member in group.members) for group in problem.coupling.groups]
+    curves = [n * _lost(problem.scores[units]) for n, units in zip(layers, problem.order, strict=True)]
+    for share in (None, 0.0):  # no group is nearly emptied, unless the target asks for it
+        groups = room_of(problem) if share is None else room_of(problem, share)
+        found = spend(curves, groups, measure, bound)
+        if found is not None:
+            return exchanged(curves, groups, measure, bound, found)
+    return problem.removed(np.zeros(len(problem.count)))
+
+
+def _lost(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[units + 1]: what a group loses with its first k units gone: minus the log of the share of energy that stays.
+
+    Its slope is the LAMP score (Lee et al. 2021), the energy of a unit relative to what is left with it: the narrower
+    a group is already, the dearer its next unit.
+    """
+    energy = np.square(scores)
+    left = np.append(np.cumsum(energy[::-1])[::-1], 0.0)
+    return -np.log(np.maximum(left / max(left[0], np.finfo(float).tiny), np.finfo(float).tiny))
+
+
+def _local(problem: Problem, measure: Cost, bound: float) -> Counts:
     """The largest share of every group that meets the target; then single steps where they still fit."""
 
     def removed(share: float) -> Counts:
         return problem.removed(problem.count * share)
 
-    low, high = 0.0, target.amount if target.kind == "channels" else 1.0
+    low, high = 0.0, min(bound / measure.before, 1.0) if isinstance(measure, cost.Channels) else 1.0
     if measure(removed(high)) <= bound:
         return removed(high)
     for _ in range(50):
@@ -201,7 +173,7 @@ def _local(problem: Problem, measure: Cost, bound: float, target: Target) -> Cou
     return found
 
 
-def _global(problem: Problem, measure: Cost, bound: float, target: Target) -> Counts:
+def _global(problem: Problem, measure: Cost, bound: float) -> Counts:
     """Remove the least important units of all groups; then give back the best that still fit."""
     free = [g for g in range(len(problem.count)) if not problem.frozen[g] and g not in problem.fixed]
     ranked = np.concatenate([np.zeros(0, dtype=np.intp), *(problem.order[g] for g in free)])
@@ -231,90 +203,3 @@ def _global(problem: Problem, measure: Cost, bound: float, target: Target) -> Co
         if found[group] > 0:
             heapq.heappush(heap, (-problem.scores[problem.order[group][found[group] - 1]], group))
     return found
-
-
-def problem_of(coupling: Coupling, scores: NDArray[np.float64], limits: Limits) -> Problem:
-    """The groups in numbers, and what the limits leave of the freedom to cut them.
-
-    Raises:
-        OptionError: an alignment or a share that is none, or a pattern that matches nothing.
-    """
-    if limits.align < 1:
-        raise OptionError(f"--align {limits.align}: write a whole number from 1, or auto")
-    count = np.bincount(coupling.group_of, minlength=len(coupling.groups)).astype(np.intp)
-    step = _steps(coupling, limits.align)
-    # The step is per unit; a group of fewer units than one step stays whole.
-    frozen = (count <= 1) | (count <= step)
-    frozen |= np.bincount(coupling.group_of, weights=np.isnan(scores), minlength=len(count)) > 0
-    for pattern in each(limits.keep):
-        frozen |= _matching(coupling, pattern, "--keep")
-    fixed: dict[int, int] = {}
-    for pattern, share in limits.ratios:
-        if not 0 < share <= 1:
-            raise OptionError(f"--ratio {pattern}={share:g}: the share kept must be in (0, 1]")
-        for group in np.flatnonzero(_matching(coupling, pattern, "--ratio") & ~frozen).tolist():
-            units, whole = max(1, int(count[group] * share + 1e-9)), int(step[group])
-            fixed[group] = min(-(-units // whole) * whole, int(count[group]))
-    order = [g.units[np.argsort(scores[g.units], kind="stable")] for g in coupling.groups]
-    return Problem(coupling, count, step, frozen, fixed, order, scores)
-
-
-def _steps(coupling: Coupling, align: int) -> Counts:
-    """Units by which the width of each group may change: what keeps the channels that are contracted aligned.
-
-    A head of 64 channels is aligned by itself; the axis that counts heads is nobody's channels.
-    """
-    class_of = coupling.solution.class_of
-    channels = {class_of.get(d, -1) for _, spec in coupling.linears for d in (spec.w_in, spec.w_out)} - {-1}
-    contracted = np.zeros(len(coupling.solution.sizes), dtype=bool)
-    contracted[list(channels)] = True
-    per_unit = coupling.per_unit.tocsc()
-    steps = np.ones(len(coupling.groups), dtype=np.intp)
-    for group in range(len(steps)):
-        span = slice(per_unit.indptr[group], per_unit.indptr[group + 1])
-        taken, rows = per_unit.data[span], per_unit.indices[span]
-        widths = taken[contracted[rows]] if contracted[rows].any() else taken
-        steps[group] = align // gcd(align, *widths.astype(int).tolist())
-    return steps
-
-
-def each(patterns: str | Sequence[str]) -> Sequence[str]:
-    """One pattern, or many."""
-    return (patterns,) if isinstance(patterns, str) else patterns
-
-
-def kept_whole(coupling: Coupling, patterns: str | Sequence[str]) -> NDArray[np.bool_]:
-    """[units]: those of the groups that match one of the regular expressions.
-
-    Raises:
-        OptionError: a pattern that matches nothing.
-    """
-    groups = np.zeros(len(coupling.groups), dtype=bool)
-    for pattern in each(patterns):
-        groups |= _matching(coupling, pattern, "--keep")
-    return groups[coupling.group_of]
-
-
-def _matching(coupling: Coupling, pattern: str, option: str) -> NDArray[np.bool_]:
-    try:
-        expression = re.compile(pattern)
-    except re.error as error:
-        raise OptionError(f"{option} {pattern!r}: not a regular expression ({error})") from error
-    hit = np.array(
-        [any(expression.search(label) for label in labels(coupling, g)) for g in range(len(coupling.groups))]
-    )
-    if not hit.any():
-        raise OptionError(f"{option} {pattern!r} matches no tensor or node that can be cut; see `onnxprune inspect`")
-    return hit
-
-
-def labels(coupling: Coupling, group: int) -> list[str]:
-    """What --keep and --ratio are matched with: the group's name, its parameters, and the nodes that read them."""
-    found = {coupling.groups[group].name}
-    for member in coupling.groups[group].members:
-        readers = coupling.graph.consumers.get(member.constant, ())
-        if member.use != member.constant:
-            node, slot = uses.reader(member.use)
-            readers = [(coupling.graph.nodes[node], slot)]
-        found |= {member.constant, *(node.label for node, _ in readers)}
-    return sorted(found)

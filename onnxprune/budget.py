@@ -13,6 +13,7 @@ from onnxprune.cost import Cost, Counts
 Floats = NDArray[np.float64]
 
 LOOK = 8  # how many steps ahead a cut is looked for that pays
+EXCHANGES, CANDIDATES = 200, 512  # the most exchanges, and the pairs that are tried for each
 LEAST = 0.125  # of a group's units that stay, whatever its curve says
 
 
@@ -65,6 +66,29 @@ def spend(
             return None
         gone, now = trials[best], now - saved[best]
     return _given_back(curves, groups, cost, bound, start, gone)
+
+
+def exchanged(curves: Sequence[Floats], groups: Groups, cost: Cost, bound: float, gone: Counts) -> Counts:
+    """Narrow a group by a step and widen another, as long as that does less damage at a cost within `bound`."""
+    numbers = np.arange(len(gone))
+    for _ in range(EXCHANGES):
+        kept = groups.count - gone
+        wider = groups.count - np.minimum((kept // groups.step + 1) * groups.step, groups.count)
+        narrower = np.minimum(groups.count - (-(-kept // groups.step) - 1) * groups.step, groups.most)
+        heals = np.array([c[g] - c[w] for c, g, w in zip(curves, gone, wider, strict=True)])
+        hurts = np.array([c[n] - c[g] for c, g, n in zip(curves, gone, narrower, strict=True)])
+        gain = np.where((narrower > gone)[:, None] & (numbers[:, None] != numbers), heals - hurts[:, None], -np.inf)
+        # Widths multiply, so that the cost of two changes is not the sum of their costs: the best are tried out.
+        best = [divmod(int(pair), len(gone)) for pair in np.argsort(-gain, axis=None, kind="stable")[:CANDIDATES]]
+        best = [(less, more) for less, more in best if gain[less, more] > 0]
+        trials = np.repeat(gone[None], len(best), axis=0)
+        for trial, (less, more) in zip(trials, best, strict=True):
+            trial[less], trial[more] = narrower[less], wider[more]
+        fits = np.flatnonzero(cost.each(trials) <= bound) if best else np.zeros(0, dtype=np.intp)
+        if not fits.size:
+            return gone
+        gone = trials[fits[0]]
+    return gone
 
 
 def _cuts(groups: Groups, group: int, gone: int) -> list[int]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,17 +27,33 @@ class Cost:
     factors: NDArray[np.float64]
     classes: NDArray[np.intp]  # [terms, most classes in a term]; one past the last class stands for 1
     before: float
+    names: Sequence[str] = ()  # of the terms: the nodes or parameters that they are of
+    blocks: NDArray[np.intp] | None = None  # [classes]: widths count in multiples of these; None: as they are
 
     def __call__(self, removed: Counts) -> float:
         """Cost with removed[g] units of group g gone."""
-        widths = np.append(np.asarray(self.coupling.solution.sizes) - self.coupling.per_unit @ removed, 1.0)
-        return float(self.factors @ widths[self.classes].prod(axis=1))
+        return float(self.factors @ self.products(removed))
 
     def each(self, trials: Counts) -> NDArray[np.float64]:
         """[trials]: the cost for each row of [trials, groups] units gone."""
+        return np.asarray(self.factors @ self.products(trials.T))
+
+    def products(self, removed: Counts) -> NDArray[np.float64]:
+        """[terms, ...]: the product of the widths of each term, for [groups, ...] units gone."""
         sizes = np.asarray(self.coupling.solution.sizes, dtype=float)
-        widths = np.vstack([sizes[:, None] - self.coupling.per_unit @ trials.T, np.ones(len(trials))])
-        return np.asarray(self.factors @ widths[self.classes].prod(axis=1))
+        widths = sizes.reshape(-1, *[1] * (removed.ndim - 1)) - self.coupling.per_unit @ removed
+        if self.blocks is not None:
+            blocks = self.blocks.reshape(-1, *[1] * (removed.ndim - 1))
+            widths = np.ceil(widths / blocks) * blocks
+        widths = np.concatenate([widths, np.ones((1, *removed.shape[1:]))])
+        return np.asarray(widths[self.classes].prod(axis=1))
+
+    def largest(self, removed: Counts, most: int = 3) -> list[tuple[str, float]]:
+        """The nodes or parameters that cost most with removed[g] units of group g gone, and what they cost."""
+        total: dict[str, float] = {}
+        for name, value in zip(self.names, self.factors * self.products(removed), strict=bool(self.names)):
+            total[name] = total.get(name, 0.0) + float(value)
+        return sorted(total.items(), key=lambda item: -item[1])[:most]
 
     def terms(self) -> NDArray[np.float64]:
         """[terms]: the value of each term in the whole model."""
@@ -61,10 +77,10 @@ class Cost:
 def params(coupling: Coupling) -> Cost:
     """Elements of all parameters. A shared vector counts once for every way in which it may be cut."""
     graph = coupling.graph
-    terms: list[tuple[float, tuple[int, ...]]] = [(float(part.params), ()) for part in bodies.inner(graph)]
+    terms: list[_Term] = [(float(part.params), (), part.name) for part in bodies.inner(graph)]
     for name in graph.parameters:
         terms += {
-            _term(coupling, 1.0, (Dim(use, a) for a in range(len(graph.constants[name].dims))))
+            _term(coupling, name, 1.0, (Dim(use, a) for a in range(len(graph.constants[name].dims))))
             for use in coupling.uses[name]
         }
     return _cost(coupling, terms, float(bodies.total(graph)))
@@ -72,12 +88,12 @@ def params(coupling: Coupling) -> Cost:
 
 def macs(coupling: Coupling) -> Cost:
     """Multiply-accumulates of convolutions and matrix products; open sizes count as 1."""
-    terms = [_term(coupling, spec.macs, spec.cost) for _, spec in coupling.linears]
+    terms = [_term(coupling, node.label, spec.macs, spec.cost) for node, spec in coupling.linears]
     weighted = {node.index for node, _ in coupling.linears}
     for view in coupling.views:  # attention: rows, contracted axis and columns of two computed tensors
         if view.node.op == "MatMul" and not view.node.domain and view.node.index not in weighted:
             with suppress(Unknown):
-                terms.append(_term(coupling, 1.0, (*view.xs(0), *view.xs(1)[-1:])))
+                terms.append(_term(coupling, view.node.label, 1.0, (*view.xs(0), *view.xs(1)[-1:])))
     return _cost(coupling, terms, None)
 
 
@@ -100,7 +116,10 @@ class Channels(Cost):
         return np.asarray(self.before - trials.sum(axis=1), dtype=np.float64)
 
 
-def _term(coupling: Coupling, factor: float, dims: Iterable[Dim]) -> tuple[float, tuple[int, ...]]:
+_Term = tuple[float, tuple[int, ...], str]  # factor, classes, name
+
+
+def _term(coupling: Coupling, name: str, factor: float, dims: Iterable[Dim]) -> _Term:
     cut: list[int] = []
     for dim in dims:
         factor *= coupling.scale(dim)
@@ -109,16 +128,16 @@ def _term(coupling: Coupling, factor: float, dims: Iterable[Dim]) -> tuple[float
             cut.append(number)
         else:
             factor *= coupling.size(dim)
-    return factor, tuple(cut)
+    return factor, tuple(cut), name
 
 
-def _cost(coupling: Coupling, terms: list[tuple[float, tuple[int, ...]]], before: float | None) -> Cost:
+def _cost(coupling: Coupling, terms: list[_Term], before: float | None) -> Cost:
     nowhere = len(coupling.solution.sizes)
-    most = max((len(classes) for _, classes in terms), default=1) or 1
+    most = max((len(classes) for _, classes, _ in terms), default=1) or 1
     classes = np.full((len(terms), most), nowhere, dtype=np.intp)
-    for row, (_, cut) in enumerate(terms):
+    for row, (_, cut, _) in enumerate(terms):
         classes[row, : len(cut)] = cut
-    cost = Cost(coupling, np.array([f for f, _ in terms]), classes, before or 0.0)
+    cost = Cost(coupling, np.array([f for f, _, _ in terms]), classes, before or 0.0, [name for _, _, name in terms])
     if before is None:
-        cost = Cost(coupling, cost.factors, classes, cost(np.zeros(len(coupling.groups), dtype=np.intp)))
+        cost = replace(cost, before=cost(np.zeros(len(coupling.groups), dtype=np.intp)))
     return cost

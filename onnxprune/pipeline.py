@@ -94,7 +94,8 @@ class Pipeline:
         if metric is not None and checks is None:
             raise OptionError("--metric runs the models: leave validation on")
         measured = None if metric is None else metrics.load(metric)
-        context = Context(provider, threads, None, dict(shapes or {}), on_stage)
+        seconds = 0.0 if checks is None else checks.seconds
+        context = Context(provider, threads, None, dict(shapes or {}), on_stage, bench_seconds=seconds)
         with context.stage("load"):
             original = graphs.load(model, shapes)
             if out is not None:
@@ -105,7 +106,7 @@ class Pipeline:
             feeds = data if isinstance(data, Feeds) else read(data, original.proto)
             if feeds.kind == SYNTHETIC:
                 feeds = matched(original, feeds, Engine(provider, threads))
-            context = Context(provider, threads, feeds, context.shapes, on_stage, context.seconds)
+            context = replace(context, data=feeds)
         record: Record = {"version": 1, "model": original.name, "provider": provider, "threads": threads}
         record["recover"] = "none"
         record |= prepared(original)
@@ -196,7 +197,8 @@ def prune(
 
     Args:
         model: path or `ModelProto`; never changed.
-        target: `channels=X`, `params=X` or `macs=X` (X: the share that may remain), or `lossless`.
+        target: `channels=X`, `params=X`, `macs=X` or `latency=X` (X: the share that may remain), `latency=5ms`, or
+            `lossless`.
         criterion: how units are scored; "auto" looks at the data, if there are any.
         data: unlabelled inputs: widths are chosen and weights are repaired with them; without them the checks use
             random ones.

@@ -89,6 +89,7 @@ def session(
     optimize: bool = True,
     arena: bool = True,
     config: Mapping[str, str] | None = None,
+    profile: str | os.PathLike[str] | None = None,
 ) -> InferenceSession:
     """An ONNX Runtime session that runs on the wanted provider or fails; it never falls back to another.
 
@@ -99,6 +100,7 @@ def session(
         optimize: all graph optimisations, or none (then CUDA computes without TF32, too).
         arena: keep memory for the next run; off where many sessions come and go.
         config: entries for `SessionOptions.add_session_config_entry`.
+        profile: how the name of the file begins into which ONNX Runtime writes what every node took.
 
     Raises:
         ModelError: the model is missing, broken or refused, with ONNX Runtime's reason.
@@ -121,6 +123,8 @@ def session(
     options.enable_mem_pattern = arena and provider != "dml"  # which does not support it
     for key, value in (config or {}).items():
         options.add_session_config_entry(key, value)
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, os.fspath(profile)
     chain = [(wanted, _provider_options(provider, optimize, arena)), ("CPUExecutionProvider", {})]
     if provider == "tensorrt":
         chain.insert(1, ("CUDAExecutionProvider", _provider_options("cuda", optimize, arena)))

@@ -10,13 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune import graph as graphs
-from onnxprune.allocation import Problem
-from onnxprune.budget import LEAST, Groups, spend
+from onnxprune.budget import Groups, spend
 from onnxprune.calibrate import Statistics
 from onnxprune.consumers import Consumer
 from onnxprune.cost import Cost, Counts
@@ -28,10 +28,12 @@ from onnxprune.divergence import Distance, distance_of
 from onnxprune.errors import TargetError
 from onnxprune.groups import Coupling
 from onnxprune.instrument import Want
+from onnxprune.latency.meet import Clock
 from onnxprune.observe import observe
 from onnxprune.parts import Engine, Walk
 from onnxprune.patch import NOTHING, patched
 from onnxprune.plan import make_plan
+from onnxprune.problem import Problem, room_of
 from onnxprune.recovery import Pair, recover
 from onnxprune.rules.base import Dim
 from onnxprune.samples import Samples, Turn
@@ -68,6 +70,7 @@ class Staged:
         criterion: in which order units go; None: by the error that their consumers make without them.
         seed: of the places sampled.
         tell: told about progress.
+        clock: measures what a choice costs, where that is more than the cost can tell.
     """
 
     coupling: Coupling
@@ -79,6 +82,7 @@ class Staged:
     criterion: str | None = None
     seed: int = 0
     tell: Callable[[str], None] = lambda text: None
+    clock: Clock | None = None
 
     def run(self, measure: Cost, bound: float) -> tuple[NDArray[np.bool_], list[Stage]]:
         """The units that go, so that the cost is at most `bound`.
@@ -86,13 +90,15 @@ class Staged:
         Raises:
             TargetError: the limits do not allow it.
         """
-        problem, groups = self.problem, self._groups()
+        problem, groups = self.problem, room_of(self.problem)
         gone = np.zeros(len(problem.count), dtype=np.intp)
         removed = np.zeros(self.coupling.units, dtype=bool)
         now, stages, turn = self.coupling, list[Stage](), self.samples.turn(0)
         count = max(1, math.ceil(math.log(bound / measure.before) / math.log(STAGE) - 1e-6)) if bound else 1
         bounds = [measure.before * (bound / measure.before) ** ((n + 1) / count) for n in range(count)]
+        bias = 1.0  # measured over predicted cost
         for number, limit in enumerate(bounds):
+            limit /= bias
             self.tell(f"stage {number + 1}/{count}")
             survey, distance = self._survey(now, removed, turn)
             wanted, found, damages = self._worth(gone, groups, measure, limit), gone, list[Floats]()
@@ -106,8 +112,13 @@ class Staged:
                     )
                 found = split
                 wanted = survey.doubtful(found - gone)
-            for g, order in enumerate(survey.orders()):
-                removed[order[: found[g] - gone[g]]] = True
+            choice = partial(self._choice, removed, survey.orders(), damages, measure, gone)
+            if self.clock is not None and number + 1 == count:
+                removed = self.clock.met(choice, bound, limit)
+                found = np.bincount(self.coupling.group_of[removed], minlength=len(gone))
+            else:
+                removed = _with(removed, survey.orders(), found - gone)
+                bias = 1.0 if self.clock is None else self.clock.bias(removed)
             predicted = sum(float(d[k]) for d, k in zip(damages, found, strict=True))
             stages.append(Stage(measure(gone) / measure.before, distance, predicted))
             gone = found
@@ -115,6 +126,19 @@ class Staged:
                 turn = self.samples.turn(number + 1)
                 now = self._after(removed, turn, self.seed + number)
         return removed, stages
+
+    def _choice(
+        self,
+        removed: NDArray[np.bool_],
+        orders: Sequence[NDArray[np.intp]],
+        damages: Sequence[Floats],
+        measure: Cost,
+        gone: Counts,
+        limit: float,
+    ) -> NDArray[np.bool_] | None:
+        """The units that go, these included, so that the cost is at most `limit`; None where it cannot be."""
+        split = spend(damages, room_of(self.problem), measure, limit, gone)
+        return None if split is None else _with(removed, orders, split - gone)
 
     def _survey(self, now: Coupling, removed: NDArray[np.bool_], turn: Turn) -> tuple[Survey, float]:
         """What measures the model as it is now, and how far its answers are off the original's."""
@@ -157,12 +181,10 @@ class Staged:
             patch, _ = recover(pair, *turn, self.method, self.engine, seed, tell=self.tell)
         return couple(graphs.load(patched(made, patch)), self.coupling.options)
 
-    def _groups(self) -> Groups:
-        """What may go in all: nothing of frozen groups, no more than a part of the others."""
-        problem = self.problem
-        least = np.maximum(np.ceil(problem.count * LEAST), np.minimum(problem.step, problem.count)).astype(np.intp)
-        least = np.minimum(-(-least // problem.step) * problem.step, problem.count)
-        most = np.where(problem.frozen, 0, problem.count - least)
-        for g, kept in problem.fixed.items():
-            most[g] = problem.count[g] - kept
-        return Groups(problem.count, problem.step, np.maximum(most, 0))
+
+def _with(removed: NDArray[np.bool_], orders: Sequence[NDArray[np.intp]], more: Counts) -> NDArray[np.bool_]:
+    """Units removed before, and of each group the next in its order."""
+    found = removed.copy()
+    for order, number in zip(orders, more.tolist(), strict=True):
+        found[order[:number]] = True
+    return found

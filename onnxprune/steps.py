@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +19,7 @@ from onnxprune.cost import macs
 from onnxprune.data import Feeds
 from onnxprune.divergence import signatures
 from onnxprune.errors import DataError
+from onnxprune.feeds import Feed, input_specs, random_feeds
 from onnxprune.graph import Graph
 from onnxprune.groups import Coupling
 from onnxprune.parts import Engine
@@ -36,6 +38,7 @@ class Context:
         threads: threads inside an operator; None: ONNX Runtime's choice.
         data: the user's inputs, if given.
         shapes: input name -> shape, for inputs that the model leaves open.
+        bench_seconds: the most time for a comparison of latencies; 0: nothing is run to be timed.
         before: the model that the last cut was made of; None: nothing was cut yet.
         plan: that cut.
         memo: what a pass found out that another may need.
@@ -55,6 +58,7 @@ class Context:
     before: Graph | None = None
     plan: Plan | None = None
     memo: dict[str, Any] = field(default_factory=dict)
+    bench_seconds: float = 0.0
 
     def whole(self, model: ModelProto | Path, folder: Path | None) -> ModelProto | Path:
         """A model with all its weights: a pass that copies one leaves external data in the `folder` of the original."""
@@ -68,6 +72,16 @@ class Context:
             return maker(in_proto)
         folder = Path(tempfile.mkdtemp(dir=self.file.parent))
         return stream(folder / (name or self.file.name), maker)
+
+    def feeds(self, graph: Graph) -> list[Feed]:
+        """What a latency is measured on: the data, or random inputs, which alone know of the sizes that were asked for.
+
+        Raises:
+            ShapeError, DataError: a size is missing.
+        """
+        if self.data is not None and not self.shapes:
+            return list(islice(self.data, 1))
+        return random_feeds(input_specs(graph.proto), shapes=self.shapes)
 
     def observe(self, coupling: Coupling) -> None:
         """Let sizes that the model leaves open count in costs as the data have them."""

@@ -179,7 +179,7 @@ def bench(
             f"between 0 and max_seconds ({max_seconds}); change them"
         )
     models = [a] if b is None else [a, b]
-    sessions = [session(model, provider, threads, config=_CONFIG) for model in models]
+    sessions = [session(model, provider, threads, config=CONFIG) for model in models]
     specs = input_specs(sessions[0])
     for model, other in zip(models[1:], sessions[1:], strict=True):
         if set(input_specs(other)) != set(specs):
@@ -214,11 +214,15 @@ def bench(
 
 
 # A session's idle workers spin for a while after a run and would take cores from the other model's turn.
-_CONFIG = {"session.force_spinning_stop": "1", "session.record_ep_graph_assignment_info": "1"}
+CONFIG = {"session.force_spinning_stop": "1", "session.record_ep_graph_assignment_info": "1"}
+
+
+def runner(session: InferenceSession, feed: Mapping[str, Any], provider: str) -> Callable[[], Any]:
+    """A call that runs the model once and returns when the outputs are there; on a GPU, inputs are there before."""
+    return _runner(session, feed, _DEVICES.get(provider))
 
 
 def _runner(session: InferenceSession, feed: Mapping[str, Any], device: str | None) -> Callable[[], Any]:
-    """A call that runs the model once and returns when the outputs are there."""
     if device is None and not needs_ort(session):
         return lambda: session.run(None, feed)
     binding = session.io_binding()
@@ -248,14 +252,14 @@ class _Clock:
         times: list[float] = []
         deadline = time.perf_counter() + max_seconds / 4
         while len(times) < count + 1 and (not times or time.perf_counter() < deadline):
-            times.append(_timed(calls[len(times) % len(calls)]))
+            times.append(timed(calls[len(times) % len(calls)]))
         return min(times[1:] or times)
 
     def _turn(self, model: int, index: int) -> float:
         call = self.runners[model][index % len(self.runners[model])]
         if self.burst == 1:
-            return _timed(call)
-        return statistics.median([_timed(call) for _ in range(self.burst + 1)][1:])
+            return timed(call)
+        return statistics.median([timed(call) for _ in range(self.burst + 1)][1:])
 
     def measure(self, least: int, min_seconds: float, max_seconds: float) -> tuple[list[list[float]], bool]:
         """Milliseconds a run, by model and turn, and whether the interval became narrow enough."""
@@ -275,7 +279,8 @@ class _Clock:
                 check = turn + 1 + max(1, turn // 10)
 
 
-def _timed(call: Callable[[], Any]) -> float:
+def timed(call: Callable[[], Any]) -> float:
+    """Milliseconds of a call."""
     start = time.perf_counter()
     call()
     return (time.perf_counter() - start) * 1e3

@@ -122,7 +122,8 @@ def validate(
         warnings.append(f"latency is not measured beyond {PROTOBUF_LIMIT / 1e9:.1f} GB: see `onnxprune bench`")
     elif checks.seconds > 0 or checks.min_speedup is not None:
         with context.stage("latency"):
-            found["latency_ms"] = _latency(original, pruned, feeds, checks, context)
+            timed = context.feeds(graph) if context.shapes else feeds
+            found["latency_ms"] = _latency(original, pruned, timed, checks, context)
     return found
 
 

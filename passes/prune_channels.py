@@ -9,34 +9,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.allocation import (
-    Limits,
-    Target,
-    allocate,
-    bound_of,
-    kept_whole,
-    measure_of,
-    parse_target,
-    problem_of,
-)
+from onnxprune.allocation import bound_of, choose, measure_of
+from onnxprune.cost import Cost
 from onnxprune.coupling import couple
 from onnxprune.criteria.base import AUTO, CRITERIA, score, sight_of
 from onnxprune.errors import OptionError
 from onnxprune.graph import Graph
 from onnxprune.groups import Coupling
-from onnxprune.latency import resolve_align
+from onnxprune.latency.block import resolve_align
+from onnxprune.latency.meet import Clock, clock_of
 from onnxprune.lossless import lossless
 from onnxprune.observe import observe
 from onnxprune.outcome import carry_out
 from onnxprune.parts import Engine
 from onnxprune.passes import register
 from onnxprune.plan import make_plan
+from onnxprune.problem import Limits, Problem, kept_whole, problem_of
 from onnxprune.recovery import resolve_method
 from onnxprune.rules.base import Options
 from onnxprune.stages import Staged
 from onnxprune.steps import Context, Outcome
+from onnxprune.target import Target, parse_target
 
-SCOPES = ("auto", "global", "local", "damage")
+SCOPES = ("auto", "global", "local", "budget", "damage")
 
 
 @register("prune_channels")
@@ -45,13 +40,13 @@ class PruneChannels:
     """Remove the least important channels, heads or neurons with everything that is coupled to them.
 
     Attributes:
-        target: channels=, params= or macs= with the share that may remain, or lossless.
+        target: channels=, params=, macs= or latency= with the share that may remain, latency=5ms, or lossless.
         criterion: how units are scored; `onnxprune list criteria` shows all. "auto": by the error that the consumers
             make without them where there are data, else l2.
-        scope: "global" ranks all units together, "local" keeps the same share of every group, "damage" measures on
-            the data what narrower groups do to the answers; "auto": damage where there are data and the criterion is
-            auto, else global.
-        align: keep widths multiples of this; "auto" is the provider's block.
+        scope: "global" ranks all units together, "local" keeps the same share of every group, "budget" spends the
+            target where it keeps most, "damage" measures on the data what narrower groups do to the answers; "auto":
+            damage where there are data and the criterion is auto, else budget for a latency and global for the rest.
+        align: keep widths multiples of this; "auto" is the provider's block, which is measured once.
         keep: regular expression or several; groups with a matching tensor or node stay whole.
         ratios: (regular expression, share): groups that keep a share of their own.
         combine: how the scores of a unit's tensors are put together: mean, sum or max.
@@ -83,27 +78,41 @@ class PruneChannels:
         target = parse_target(self.target)
         if self.criterion != AUTO:
             CRITERIA.get(self.criterion)  # an unknown one is refused, whatever the target
-        align = 1 if target.kind == "lossless" else resolve_align(self.align, context.provider)
+        measure = context.bench_seconds > 0
         with context.stage("analysis"):
+            align = 1
+            if target.kind != "lossless":
+                align = resolve_align(self.align, context.provider, context.threads, measure)
             coupling = couple(graph, Options(align, self.allow_inexact, self.head_dims))
             context.observe(coupling)
         if target.kind == "lossless":
             with context.stage("search"):
                 removed, folds = lossless(coupling, kept_whole(coupling, self.keep))
             return carry_out(coupling, removed, make_plan(coupling, removed, folds), context)
-        limits = Limits(align, self.keep, tuple(self.ratios))
-        notes: dict[str, Any] = {}
-        if self._scope(context) == "damage":
-            removed, notes = self._by_damage(coupling, target, limits, context)
+        limits, scope = Limits(align, self.keep, tuple(self.ratios)), self._scope(context, target)
+        if scope == "damage":
+            scores = np.zeros(coupling.units)
         else:
             with context.stage("scores"):
                 scores = self._scores(coupling, context)
+        problem, clock = problem_of(coupling, scores, limits), None
+        if target.kind == "latency":
+            with context.stage("latency table"):
+                clock = self._clock(problem, target, context)
+        cost = measure_of(problem, target) if clock is None else clock.cost
+        bound = bound_of(problem, cost, target, limits)
+        notes: dict[str, Any] = {}
+        if scope == "damage":
+            removed, notes = self._by_damage(problem, cost, bound, clock, context)
+        else:
             with context.stage("allocation"):
-                removed = allocate(coupling, scores, target, self._scope(context), limits)
+                removed = self._by_scores(problem, cost, bound, scope, clock)
+        if clock is not None:
+            notes = {**notes, "latency_model": clock.said(removed)}
         outcome = carry_out(coupling, removed, make_plan(coupling, removed), context)
         return replace(outcome, notes={**outcome.notes, **notes})
 
-    def _scope(self, context: Context) -> str:
+    def _scope(self, context: Context, target: Target) -> str:
         """The scope that "auto" stands for.
 
         Raises:
@@ -115,7 +124,9 @@ class PruneChannels:
             raise OptionError("--scope damage measures on inputs: give --data (or --data synthetic)")
         if self.scope != "auto":
             return self.scope
-        return "damage" if context.data is not None and self.criterion == AUTO else "global"
+        if context.data is not None and self.criterion == AUTO:
+            return "damage"
+        return "budget" if target.kind == "latency" else "global"
 
     def _criterion(self, context: Context) -> str:
         if self.criterion != AUTO:
@@ -132,28 +143,37 @@ class PruneChannels:
             seen = observe(coupling, samples.last.fit, engine, want, self.seed, keep=True)
         return score(coupling, criterion, self.combine, self.normalise, self.seed, *seen)
 
+    def _clock(self, problem: Problem, target: Target, context: Context) -> Clock:
+        if context.bench_seconds <= 0:
+            raise OptionError(f"--target {target} runs the models: drop --no-validate and --bench-seconds 0")
+        feed = context.feeds(problem.coupling.graph)[0]
+        return clock_of(problem, target, feed, context.provider, context.threads, context.on_stage)
+
+    def _by_scores(
+        self, problem: Problem, cost: Cost, bound: float, scope: str, clock: Clock | None
+    ) -> NDArray[np.bool_]:
+        if clock is None:
+            return choose(problem, cost, bound, scope)
+        smallest = cost(problem.removed(np.zeros(len(problem.count))))
+        return clock.met(lambda aim: choose(problem, cost, aim, scope) if aim >= smallest else None, bound)
+
     def _by_damage(
-        self, coupling: Coupling, target: Target, limits: Limits, context: Context
+        self, problem: Problem, cost: Cost, bound: float, clock: Clock | None, context: Context
     ) -> tuple[NDArray[np.bool_], dict[str, Any]]:
         """The units that go where damage is measured, and what is said about it in the record."""
-        free = np.zeros(coupling.units)
-        problem = problem_of(coupling, free, limits)
-        measure = measure_of(problem, target)
-        bound = bound_of(problem, measure, target, limits)
-        samples = context.samples(coupling)
-        engine = Engine(context.provider, context.threads)
-        criterion = None if self.criterion in (AUTO, "obs") else self.criterion
+        samples = context.samples(problem.coupling)
         search = Staged(
-            coupling=coupling,
+            coupling=problem.coupling,
             problem=problem,
             samples=samples,
-            engine=engine,
+            engine=Engine(context.provider, context.threads),
             method=resolve_method(self.recover),
             kind=self.distance,
-            criterion=criterion,
+            criterion=None if self.criterion in (AUTO, "obs") else self.criterion,
             seed=self.seed,
             tell=context.on_stage,
+            clock=clock,
         )
         with context.stage("damage"):
-            removed, stages = search.run(measure, bound)
+            removed, stages = search.run(cost, bound)
         return removed, {"stages": [asdict(stage) for stage in stages]}

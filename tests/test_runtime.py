@@ -386,7 +386,7 @@ def fake_clock(monkeypatch: pytest.MonkeyPatch, times: dict[str, float], noise: 
         return float(times[call] * rng.lognormal(0, noise))
 
     monkeypatch.setattr(latency, "_runner", runner)
-    monkeypatch.setattr(latency, "_timed", timed)
+    monkeypatch.setattr(latency, "timed", timed)
     return order
 
 

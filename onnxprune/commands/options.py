@@ -123,7 +123,7 @@ selection = several(
         default="macs=0.5",
         show_default=True,
         metavar="WHAT",
-        help="What may remain: macs=X, params=X or channels=X with 0 < X <= 1; or lossless.",
+        help="What may remain: macs=X, params=X, channels=X or latency=X with 0 < X <= 1; latency=5ms; or lossless.",
     ),
     click.option(
         "--criterion",
@@ -134,10 +134,11 @@ selection = several(
     ),
     click.option(
         "--scope",
-        type=click.Choice(["auto", "global", "local", "damage"]),
+        type=click.Choice(["auto", "global", "local", "budget", "damage"]),
         default="auto",
         show_default=True,
-        help="Rank all units together, cut all groups alike, or measure on the data what each group is worth (auto).",
+        help="Rank all units together, cut all groups alike, weigh importance against cost, or measure on the data "
+        "what each group is worth (auto).",
     ),
     click.option("--align", default="auto", show_default=True, metavar="auto|N", help="Widths stay multiples of this."),
     click.option("--keep", multiple=True, metavar="REGEX", help="Leave matching tensors and nodes whole (repeatable)."),

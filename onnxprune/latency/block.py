@@ -1,0 +1,118 @@
+"""The block of channels in which a provider's kernels work: found by the clock, or assumed where nothing is run."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from functools import cache
+from importlib import import_module
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from onnxprune.errors import OnnxPruneError, OptionError
+from onnxprune.latency import shelf
+from onnxprune.timing import runner, timed
+
+# Widths that are a multiple of this use the tensor cores of CUDA devices with 16-bit and TF32 data alike.
+GPU_BLOCK = 8
+BLOCKS = (4, 8, 16, 32)  # tried, the largest first
+WIDTHS = range(36, 65, 4)  # of the convolutions that are measured; the last is a multiple of every block
+ROUNDS = 9
+COSTS = 1.08  # a width that is rounded up may take so much longer and still count as free
+LAYERS, SIDE = 4, 28
+
+
+def assumed(provider: str) -> int:
+    """Channels a block, where nothing may be run.
+
+    ONNX Runtime's CPU kernels work on 16 channels with AVX-512 and on Arm64, on 8 with AVX2 (ONNX Runtime's
+    `MlasNchwcGetBlockSize`).
+    """
+    if provider != "cpu":
+        return GPU_BLOCK
+    if platform.machine().lower() in ("arm64", "aarch64"):
+        return 16
+    return 16 if _has_avx512() else 8
+
+
+def block(provider: str, threads: int | None = None, half: bool = False) -> int:
+    """Channels a block: convolutions whose widths are no multiple of it run no faster than the next that is one.
+
+    Found on a chain of convolutions at many widths: the largest block to which every width can be rounded up for
+    nothing. Measured once for a provider, and kept on disk. Where the chain does not run, `assumed`.
+    """
+    key = {"what": "block", "provider": provider, "threads": threads, "half": half, **shelf.machine()}
+    if (kept := shelf.fetch(key)) is not None and kept.get("block") in (1, *BLOCKS):
+        return int(kept["block"])
+    found = _measured(provider, threads, half)
+    if found is None:
+        return assumed(provider)
+    shelf.keep(key, {"block": found[0], "ms": dict(zip(map(str, WIDTHS), found[1], strict=True))})
+    return found[0]
+
+
+def resolve_align(align: str | int, provider: str, threads: int | None = None, measure: bool = False) -> int:
+    """The number behind `--align`.
+
+    Args:
+        align: "auto" or a number.
+        provider, threads: where the model will run.
+        measure: whether "auto" may run something.
+
+    Raises:
+        OptionError: neither `auto` nor a whole number from 1.
+    """
+    if align == "auto":
+        return block(provider, threads) if measure else assumed(provider)
+    try:
+        number = int(align)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise OptionError(f"--align {align}: write a whole number from 1, or auto")
+    return number
+
+
+def free_block(widths: Sequence[int], ms: Sequence[float]) -> int:
+    """The largest block to which every measured width can be rounded up without taking longer."""
+    time = dict(zip(widths, ms, strict=True))
+    for size in sorted(BLOCKS, reverse=True):
+        up = [(time[-(-w // size) * size], time[w]) for w in widths if -(-w // size) * size in time]
+        if all(wide <= COSTS * narrow for wide, narrow in up):
+            return size
+    return 1
+
+
+@cache
+def _measured(provider: str, threads: int | None, half: bool) -> tuple[int, list[float]] | None:
+    """The block and the milliseconds of each width; None where the chain does not run."""
+    from onnxprune.runtime import session
+
+    try:
+        sessions = [session(_chain(width, half), provider, threads) for width in WIDTHS]
+        feeds = [{"x": np.ones((1, w, SIDE, SIDE), dtype=np.float16 if half else np.float32)} for w in WIDTHS]
+        calls = [runner(s, feed, provider) for s, feed in zip(sessions, feeds, strict=True)]
+        times = [[timed(call) for call in calls] for _ in range(ROUNDS)]  # in turns: a busy moment hits all
+    except OnnxPruneError:
+        return None
+    fastest = [min(column) for column in zip(*times[1:], strict=True)]
+    return free_block(list(WIDTHS), fastest), fastest
+
+
+def _chain(width: int, half: bool) -> onnx.ModelProto:
+    kind, dtype = (TensorProto.FLOAT16, np.float16) if half else (TensorProto.FLOAT, np.float32)
+    weight = numpy_helper.from_array(np.full((width, width, 3, 3), 1e-3, dtype=dtype), "w")
+    names = ["x", *(f"x{n}" for n in range(1, LAYERS)), "y"]
+    nodes = [helper.make_node("Conv", [a, "w"], [b], pads=[1] * 4) for a, b in pairwise(names)]
+    infos = [helper.make_tensor_value_info(n, kind, [1, width, SIDE, SIDE]) for n in ("x", "y")]
+    graph = helper.make_graph(nodes, "chain", infos[:1], infos[1:], [weight])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def _has_avx512() -> bool:
+    umath: Any = import_module("numpy._core._multiarray_umath")  # NumPy has no public name for it
+    return bool(umath.__cpu_features__.get("AVX512F", False))

@@ -1,0 +1,245 @@
+"""A model's latency on a provider as a function of its widths: measured, kept on disk, and checked on whole networks.
+
+Networks of random widths are cut from the model and run, one after another, each between two runs of the original,
+which tell how fast the machine is by then. On providers that tell what every operator took, the operators are fitted
+one by one, in their real neighbourhood: fused additions, layouts and all. On others the whole is fitted, by kinds.
+
+As HALP (Shen et al. 2022) and ZipLM (Kurtic et al. 2023), but of whole networks instead of single layers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from onnx import ModelProto
+
+from onnxprune.cost import Cost, Counts
+from onnxprune.errors import TargetError
+from onnxprune.feeds import Feed
+from onnxprune.graph import Graph, is_big
+from onnxprune.groups import Coupling
+from onnxprune.latency import shelf
+from onnxprune.latency.block import block
+from onnxprune.latency.clock import PER_NODE, QUANTILE, events
+from onnxprune.latency.fit import Reading, by_kind, by_node, latency
+from onnxprune.latency.operators import Operators
+from onnxprune.plan import make_plan
+from onnxprune.problem import Limits, Problem, problem_of
+from onnxprune.runtime import run, session
+from onnxprune.shapes import without_weights
+from onnxprune.surgery import cut
+from onnxprune.timing import CONFIG, runner, timed
+
+NETWORKS, CHECKS = 24, 6  # of random widths: to fit, and to compare the fit with
+LEAST = 10  # networks that are fitted to, however long it takes
+SECONDS = 40.0  # after which no more are measured
+RUNS, TURN = 8, 0.4  # the most runs of a network, and the seconds after which there are no more
+NARROW = 0.15  # the narrowest share of a group
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """What was measured.
+
+    Attributes:
+        conditions: what it holds for: model, inputs, provider, threads, machine...
+        block: channels in which widths count.
+        parts: value that a node makes -> milliseconds in the original, of each product of its widths (see `fit`).
+        before: milliseconds of the original.
+        checked: (predicted, measured) latency of networks that were not fitted to, as shares of the original's.
+        networks: that were fitted to.
+        by_node: whether operators were measured one by one.
+        seconds: that measuring took.
+        model: its name, for people.
+    """
+
+    conditions: Mapping[str, Any]
+    block: int
+    parts: Mapping[str, list[float]]
+    before: float
+    checked: list[tuple[float, float]]
+    networks: int
+    by_node: bool
+    seconds: float
+    model: str
+
+    @cached_property
+    def errors(self) -> list[float]:
+        """Of the predictions that were checked, relative to what was measured; ascending."""
+        return sorted(abs(predicted / measured - 1) for predicted, measured in self.checked)
+
+    @property
+    def error(self) -> float:
+        """Their median."""
+        return statistics.median(self.errors)
+
+    def cost(self, coupling: Coupling) -> Cost:
+        """Predicted milliseconds as a cost of widths."""
+        maker = {value: node.index for node in coupling.graph.nodes for value in node.outputs}
+        return latency(coupling, {maker[value]: parts for value, parts in self.parts.items()}, self.block)
+
+    def summary(self) -> dict[str, Any]:
+        """For the record: how much the predictions are to be believed."""
+        return {
+            "block": self.block,
+            "by": "node" if self.by_node else "kind",
+            "networks": self.networks,
+            "error": {"median": self.error, "most": self.errors[-1], "networks": len(self.errors)},
+            "before_ms": self.before,
+            "seconds": self.seconds,
+        }
+
+
+def table_of(
+    coupling: Coupling,
+    feed: Feed,
+    provider: str = "cpu",
+    threads: int | None = None,
+    tell: Callable[[str], None] = lambda text: None,
+    by_node: bool | None = None,
+) -> Table:
+    """The table of a model: from the disk, or measured.
+
+    Args:
+        coupling: the analysis.
+        feed: what the model is run on.
+        provider, threads: where.
+        tell: told about progress.
+        by_node: fit operators one by one; None: where the provider tells their times.
+
+    Raises:
+        ModelError, ProviderError: the model does not run there on this feed.
+        TargetError: it has 2 GB or more.
+    """
+    if is_big(coupling.graph):
+        raise TargetError(f"{coupling.graph.name}: latency is not measured beyond 2 GB; use --target macs=X")
+    singly = provider in PER_NODE if by_node is None else by_node
+    width = block(provider, threads)
+    conditions = {
+        "what": "table",
+        "model": _structure(coupling.graph),
+        "options": asdict(coupling.options),
+        "block": width,
+        "by_node": singly,
+        "inputs": {name: [array.dtype.name, *array.shape] for name, array in feed.items()},
+        "provider": provider,
+        "threads": threads,
+        **shelf.machine(),
+    }
+    if (kept := _kept(conditions)) is not None:
+        return kept
+    tell("latency table")
+    found = replace(_Bench(coupling, feed, provider, threads, singly).table(width, tell), conditions=conditions)
+    shelf.keep(conditions, {k: v for k, v in asdict(found).items() if k != "conditions"})
+    return found
+
+
+def _kept(conditions: Mapping[str, Any]) -> Table | None:
+    entry = shelf.fetch(conditions)
+    if entry is None:
+        return None
+    try:
+        fields = {name: entry[name] for name in Table.__dataclass_fields__}
+        return Table(**{**fields, "checked": [(float(p), float(m)) for p, m in entry["checked"]]})
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _structure(graph: Graph) -> str:
+    """The hash of a model without its weights."""
+    return hashlib.sha256(without_weights(graph.proto).SerializeToString(deterministic=True)).hexdigest()
+
+
+class _Bench:
+    """Runs networks that are cut from a model, each between two runs of the original."""
+
+    def __init__(self, coupling: Coupling, feed: Feed, provider: str, threads: int | None, by_node: bool) -> None:
+        """Warm up."""
+        self.coupling, self.feed, self.by_node = coupling, feed, by_node
+        self.provider, self.threads = provider, threads
+        self.operators = Operators(coupling)
+        self.original = self._runner(coupling.graph.proto if coupling.graph.path is None else coupling.graph.path)
+
+    def table(self, block: int, tell: Callable[[str], None]) -> Table:
+        """Measure, fit, check."""
+        start, readings, checks = time.perf_counter(), list[Reading](), list[Reading]()
+        first = problem_of(self.coupling, np.zeros(self.coupling.units), Limits(block))
+        for drawn, gone in enumerate(_networks(first)):
+            if drawn >= LEAST + CHECKS and time.perf_counter() - start > SECONDS:
+                break
+            tell(f"latency table {drawn}/{NETWORKS + CHECKS}")
+            check = drawn % (NETWORKS // CHECKS + 1) == NETWORKS // CHECKS  # spread over time
+            (checks if check else readings).append(self._read(first, gone, not check and self.by_node))
+        pace = statistics.median(r.pace for r in (*readings, *checks))
+        steady = [r.at(pace) for r in readings]
+        fit = by_node if self.by_node else by_kind
+        parts = fit(self.coupling, _unwatched(steady) if self.by_node else steady, block)
+        cost = latency(self.coupling, parts, block)
+        nodes, scale = self.coupling.graph.nodes, pace / max(cost.before, np.finfo(float).tiny)
+        return Table(
+            conditions={},
+            block=block,
+            parts={nodes[n].outputs[0]: [scale * ms for ms in p] for n, p in parts.items() if any(p)},
+            before=pace,
+            checked=[(cost(r.gone) / cost.before, r.total / r.pace) for r in checks],
+            networks=len(readings),
+            by_node=self.by_node,
+            seconds=time.perf_counter() - start,
+            model=self.coupling.graph.name,
+        )
+
+    def _read(self, problem: Problem, gone: Counts, by_node: bool) -> Reading:
+        removed = problem.gone(gone)
+        model = cut(self.coupling, make_plan(self.coupling, removed), removed)
+        before = self._pace()
+        if by_node:
+            found = events(model, self.feed, self.provider, self.threads, RUNS, TURN)
+            spent = self.operators.spent(found)
+            ms = {node: sum(times) for node, times in spent.items()}
+            kernels = {node: len(times) for node, times in spent.items()}
+            return Reading(gone, float(found.ms.sum()), min(before, self._pace()), ms, kernels)
+        total = _several(self._runner(model))
+        return Reading(gone, total, min(before, self._pace()))
+
+    def _pace(self) -> float:
+        return min(timed(self.original), timed(self.original))
+
+    def _runner(self, model: ModelProto | Path) -> Callable[[], Any]:
+        ready = session(model, self.provider, self.threads, config=CONFIG)
+        run(ready, self.feed)
+        return runner(ready, self.feed, self.provider)
+
+
+def _several(call: Callable[[], Any]) -> float:
+    """Milliseconds of a run, of several."""
+    call()
+    times = [timed(call)]
+    while len(times) < 2 or (len(times) < RUNS and sum(times) < TURN * 1e3):
+        times.append(timed(call))
+    return float(np.quantile(times, QUANTILE))
+
+
+def _networks(problem: Problem) -> Iterator[Counts]:
+    """Units gone of every group: of the original, then of networks whose widths are a Latin hypercube."""
+    rng = np.random.default_rng(0)
+    yield np.zeros(len(problem.count), dtype=np.intp)
+    count = NETWORKS + CHECKS - 1
+    strata = np.stack([rng.permutation(count) for _ in problem.count], axis=1)
+    for row in strata:
+        share = NARROW + (1 - NARROW) * (row + rng.random(len(row))) / count
+        yield problem.removed(problem.count * share)
+
+
+def _unwatched(readings: list[Reading]) -> list[Reading]:
+    """Without what watching adds to every kernel: of the original, the first, is known what it takes unwatched."""
+    first = readings[0]
+    each = max(first.total - first.pace, 0.0) / max(sum(first.kernels.values()), 1)
+    return [reading.without(each) for reading in readings]

@@ -1,0 +1,53 @@
+"""What must remain of a model: the targets of `--target`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from onnxprune.errors import TargetError
+
+KINDS = ("channels", "params", "macs", "latency")
+MILLISECONDS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
+
+
+@dataclass(frozen=True)
+class Target:
+    """What may remain: a share (0 < amount <= 1) of a cost, so many milliseconds, or "lossless": all that is needed."""
+
+    kind: str
+    amount: float = 1.0
+    absolute: bool = False
+
+    def __str__(self) -> str:
+        """As it is written on the command line."""
+        return self.kind if self.kind == "lossless" else f"{self.kind}={self.amount:g}{'ms' if self.absolute else ''}"
+
+    def bound(self, before: float) -> float:
+        """What may remain of a cost of which there was `before`."""
+        return self.amount if self.absolute else self.amount * before
+
+    def cuts(self, before: float) -> bool:
+        """Whether less than `before` may remain."""
+        return self.amount < (before if self.absolute else 1)
+
+
+def parse_target(text: object) -> Target:
+    """Read `macs=0.5`, `params=0.5`, `channels=0.5`, `latency=0.5`, `latency=5ms` or `lossless`.
+
+    Raises:
+        TargetError: it is none of these.
+    """
+    kind, _, amount = text.partition("=") if isinstance(text, str) else ("", "", "")
+    if text == "lossless":
+        return Target("lossless")
+    unit = next((u for u in MILLISECONDS if kind == "latency" and amount.endswith(u)), "")
+    try:
+        value = float(amount.removesuffix(unit)) * MILLISECONDS.get(unit, 1.0)
+    except ValueError:
+        value = float("nan")
+    if kind not in KINDS or not 0 < value < float("inf") or (not unit and value > 1):
+        choices = ", ".join(f"{kind}=X" for kind in KINDS)
+        raise TargetError(
+            f"--target {text}: write {choices} with 0 < X <= 1 (the share that may remain), latency=5ms, or lossless"
+        )
+    return Target(kind, value, bool(unit))
