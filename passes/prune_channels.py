@@ -19,14 +19,13 @@ from onnxprune.allocation import (
     parse_target,
     problem_of,
 )
-from onnxprune.coupling import couple
 from onnxprune.criteria.base import AUTO, CRITERIA, score, sight_of
 from onnxprune.errors import OptionError
 from onnxprune.graph import Graph
 from onnxprune.groups import Coupling
 from onnxprune.latency import resolve_align
 from onnxprune.lossless import lossless
-from onnxprune.observe import observe
+from onnxprune.observe import Seen, observe
 from onnxprune.outcome import carry_out
 from onnxprune.parts import Engine
 from onnxprune.passes import register
@@ -85,8 +84,7 @@ class PruneChannels:
             CRITERIA.get(self.criterion)  # an unknown one is refused, whatever the target
         align = 1 if target.kind == "lossless" else resolve_align(self.align, context.provider)
         with context.stage("analysis"):
-            coupling = couple(graph, Options(align, self.allow_inexact, self.head_dims))
-            context.observe(coupling)
+            coupling = context.couple(graph, Options(align, self.allow_inexact, self.head_dims))
         if target.kind == "lossless":
             with context.stage("search"):
                 removed, folds = lossless(coupling, kept_whole(coupling, self.keep))
@@ -128,8 +126,12 @@ class PruneChannels:
         want = sight_of(criterion)
         if context.data is not None and want is not None:
             engine = Engine(context.provider, context.threads)
-            samples = context.samples(coupling)
-            seen = observe(coupling, samples.last.fit, engine, want, self.seed, keep=True)
+            fit = context.samples(coupling).last.fit
+
+            def look() -> Seen:
+                return observe(coupling, fit, engine, want, self.seed, keep=True)
+
+            seen = context.once(("seen", coupling, want, self.seed), look) if context.shared else look()
         return score(coupling, criterion, self.combine, self.normalise, self.seed, *seen)
 
     def _by_damage(
@@ -153,6 +155,7 @@ class PruneChannels:
             criterion=criterion,
             seed=self.seed,
             tell=context.on_stage,
+            memo=context.memo if context.shared else None,  # it would be large
         )
         with context.stage("damage"):
             removed, stages = search.run(measure, bound)
