@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from onnxprune.rules.base import Options
     from onnxprune.surgeon import from_graphsurgeon, to_graphsurgeon
     from onnxprune.surgery import cut, mask
-    from onnxprune.sweep import sweep
+    from onnxprune.sweeping import sweep
     from onnxprune.timing import bench
     from onnxprune.tradeoff import Curve, Point
     from onnxprune.validate import Checks
@@ -43,7 +43,7 @@ _HOMES = {
     "rules.base": ("Options",),
     "surgeon": ("from_graphsurgeon", "to_graphsurgeon"),
     "surgery": ("cut", "mask"),
-    "sweep": ("sweep",),
+    "sweeping": ("sweep",),
     "tradeoff": ("Curve", "Point"),
     "validate": ("Checks",),
     "writing": ("save",),

@@ -61,9 +61,10 @@ def plot(curves: Sequence[Curve], suffix: str) -> bytes:
             _line(left, number, curve, _latency if timed else _cost)
             _line(right, number, curve, _size)
         left.set(
-            xlabel="latency, of the original's" if timed else f"{_bounded(curves)} kept", ylabel="cosine of answers"
+            xlabel="latency relative to the original" if timed else f"{_bounded(curves)} kept",
+            ylabel="cosine of answers",
         )
-        right.set(xlabel="size of the file, of the original's")
+        right.set(xlabel="size of the file relative to the original")
         for axes in (left, right):
             axes.grid(alpha=0.3)
         handles, labels = right.get_legend_handles_labels()

@@ -76,8 +76,11 @@ class Curve:
 
     @cached_property
     def front(self) -> tuple[int, ...]:
-        """Indices of the points that no other dominates in latency, size of the file and cosine; see `pareto.front`."""
-        met = [n for n, point in enumerate(self.points) if point.error is None]
+        """Indices of the points that no other dominates in latency, size of the file and cosine; see `pareto.front`.
+
+        Points of which nobody knows what they kept of the answers are not on it.
+        """
+        met = [n for n, point in enumerate(self.points) if point.cosine is not None]
         return tuple(met[n] for n in front([self.points[n].figures for n in met]))
 
     @cached_property
@@ -86,7 +89,7 @@ class Curve:
 
         None where there is none: too few points, or answers that fall faster the less is cut.
         """
-        candidates = [n for n in self.front if self.points[n].cosine is not None and self.points[n].share < 1]
+        candidates = [n for n in self.front if self.points[n].share < 1]
         x = [1.0, *(self.points[n].share for n in candidates)]
         y = [1.0, *(self.points[n].cosine or 0.0 for n in candidates)]
         found = knee(x, y)

@@ -106,7 +106,7 @@ ROOMS = (
     "tradeoff",
     "tasks",
     "compare",
-    "sweep",
+    "sweeping",
     "swept",
     "plot",
     "__init__",

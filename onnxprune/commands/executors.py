@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -74,7 +76,9 @@ def _processes(count: int) -> Iterator[Executor]:
 
 
 def _obedient() -> None:
-    """Let a worker end without a word, and remove its temporary files."""
+    """Let a worker work and end without a word, and remove its temporary files."""
+    warnings.simplefilter("ignore")
+    sys.stdout = sys.stderr  # what a metric prints is not part of a record
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: sys.exit(1))
 
@@ -85,19 +89,26 @@ def _cluster(address: str) -> Iterator[dict[str, Any]]:
 
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters is raised, too
     try:
-        client = Client(address, timeout=PATIENCE, set_as_default=False)
-    except (OSError, ValueError, ImportError) as error:
+        asyncio.run(_greet(address))
+    except Exception as error:  # whatever listens there may answer anything
         said = one_line(error, 120) or type(error).__name__
-        raise ExecutorError(f"--address {address}: no cluster answers ({said}); check the address") from error
-    with client:
+        raise ExecutorError(f"--address {address}: no Dask scheduler answers ({said}); check the address") from error
+    with Client(address, timeout=PATIENCE, set_as_default=False) as client:
         if not (count := sum(client.nthreads().values())):
             raise ExecutorError(f"--address {address}: the cluster has no workers; start one: dask worker {address}")
         executor = client.get_executor()
         try:
             yield {"executor": executor, "workers": count}
         except KilledWorker as error:
-            raise ExecutorError(
-                f"workers of {address} died on a task ({one_line(error, 120)}); give them more memory"
-            ) from error
+            said = one_line(error, 120)
+            raise ExecutorError(f"workers of {address} died on a task ({said}); give them more memory") from error
         finally:
             executor.shutdown(wait=False)
+
+
+async def _greet(address: str) -> None:
+    """Connect once, since a client that does not get through is slow to give up."""
+    from distributed.comm.core import connect
+
+    comm = await connect(address, timeout=PATIENCE)
+    await comm.close()

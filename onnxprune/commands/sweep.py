@@ -61,7 +61,7 @@ def sweep(models: tuple[str, ...], targets: str, cost: str, **given: Any) -> Non
     wanted |= {name: given[name] for name in ("provider", "threads", "metric", "seconds")}
     wanted |= {"data": source(given), "shapes": options.shapes(given["shape"])}
     from onnxprune import __version__, plot, swept
-    from onnxprune.sweep import sweep as work
+    from onnxprune.sweeping import sweep as work
 
     if given["plot"]:
         plot.check(given["plot"])

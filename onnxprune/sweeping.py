@@ -78,9 +78,10 @@ def sweep(
     tasks = [Task(model, {t: f"{_stem(model)}-{t}.onnx" for t in shares}, options) for model in each]
     if out is not None:
         _check_names(tasks)
+    written = [] if out is None else [Path(out) / file for task in tasks for file in task.files.values()]
     for task in tasks:
         on_stage(f"load {task.label}")
-        _check(task, None if out is None else Path(out))
+        _check(task, written)
     with writing.workspace(_beside(out)) as folder:
         homes = [folder / str(number) for number in range(len(tasks))]
         for home in homes:
@@ -121,16 +122,15 @@ def _beside(out: str | os.PathLike[str] | None) -> Path | None:
     return folder / "model.onnx" if folder.is_dir() else folder
 
 
-def _check(task: Task, out: Path | None) -> None:
+def _check(task: Task, written: Sequence[Path]) -> None:
     """See that the model and its data can be read, before hours go into others.
 
     Raises:
-        OnnxPruneError: they cannot, or a result would replace a file of the model.
+        OnnxPruneError: they cannot, or what is to be written would replace a file of the model.
     """
     graph = graphs.load(task.model, task.options.get("shapes"))
-    if out is not None:
-        for file in task.files.values():
-            writing.check_output(graph, out / file)
+    for path in written:
+        writing.check_output(graph, path)
     if task.options.get("data") is not None:
         read(task.options["data"], graph.proto)
 
