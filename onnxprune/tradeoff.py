@@ -11,6 +11,8 @@ from onnxprune.pareto import Range, front, knee
 from onnxprune.runtime import plain
 from onnxprune.timing import Interval
 
+ROUNDING = 5e-7  # by which a cosine may be off in single precision: two that are nearer are alike
+
 
 @dataclass(frozen=True)
 class Point:
@@ -51,7 +53,7 @@ class Point:
         """What points are compared by, less being better: latency, size of the file, and minus the cosine."""
         latency = None if self.latency is None else (self.latency.low, self.latency.high)
         size = None if self.file_bytes is None else (self.file_bytes, self.file_bytes)
-        return latency, size, None if self.cosine is None else (-self.cosine, -self.cosine)
+        return latency, size, None if self.cosine is None else (-self.cosine - ROUNDING, -self.cosine + ROUNDING)
 
 
 @dataclass(frozen=True)

@@ -122,6 +122,8 @@ def test_a_curve_knows_its_front_and_its_knee() -> None:
     shown = curve().to_dict()["points"]
     assert [p["front"] for p in shown] == [True, False, True, True, False]
     assert [p["knee"] for p in shown] == [False, False, True, False, False]
+    free = Curve("net.onnx", "macs", (point(0.9, 1.0 - 1e-9, 0.9), point(0.5, 1.0 - 1e-7, 0.5), point(0.3, 0.9, 0.3)))
+    assert free.front == (1, 2) and free.knee == 1  # what costs nothing but rounding is on the way there
     unknown = Curve("net.onnx", "macs", tuple(point(s, None, s) for s in TARGETS))
     assert unknown.front == () and unknown.knee is None
 

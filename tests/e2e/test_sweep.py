@@ -179,6 +179,26 @@ def test_a_cluster_without_the_package(fails: Fails, monkeypatch: pytest.MonkeyP
     assert "pip install distributed" in fails("sweep", "net.onnx", *given)
 
 
+# The page
+
+PAGE = (Path(__file__).parents[2] / "docs" / "sweep.md").read_text(encoding="utf-8")
+
+
+def test_the_python_block_of_the_page(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    (block,) = re.findall(r"^```python\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+    exec(compile(block, "sweep.md", "exec"), {})
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["macs=0.9", "macs=0.7", "macs=0.5"]
+
+
+def test_the_output_on_the_page_is_what_is_printed(run: Run) -> None:
+    command, *printed = re.findall(r"^```\n\$ (.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)[0].splitlines()
+    said = run(*command.split()[1:], "--align", 1, "--bench-seconds", 0).stdout.splitlines()
+    assert [line.split()[:1] for line in printed[:10]] == [line.split()[:1] for line in said[:10]]
+    assert printed[2].split() == said[2].split()
+    assert printed[-1].split()[:2] == ["latency", "on"]
+    assert Path("curve.svg").exists() and len(list(Path("models").iterdir())) == 7
+
+
 # Bad input
 
 
