@@ -123,9 +123,11 @@ def sent(
                 tell(f"task {done}/{total}")
                 found[-1] += [_stored(answer, folder) for answer in future.result()]
         return found
-    except (BrokenExecutor, CancelledError) as error:
-        said = one_line(error) or type(error).__name__
+    except BrokenExecutor as error:
+        said = one_line(error)
         raise ExecutorError(f"a worker is gone ({said}); it may lack memory: use fewer workers") from error
+    except CancelledError as error:
+        raise ExecutorError("the tasks were cancelled: see whether the cluster is still there") from error
     except ImportError as error:
         raise ExecutorError(
             f"a worker lacks a package ({one_line(error)}); install it where the workers run"

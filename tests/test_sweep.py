@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Callable
-from concurrent.futures import BrokenExecutor, Future, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, CancelledError, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -291,6 +291,7 @@ class Failing:
     ("error", "says"),
     [
         (BrokenExecutor("a child was killed"), "use fewer workers"),
+        (CancelledError(), "the cluster is still there"),
         (ModuleNotFoundError("No module x"), "lacks a package"),
     ],
 )

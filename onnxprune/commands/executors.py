@@ -79,15 +79,16 @@ def _obedient() -> None:
     """Let a worker work and end without a word, and remove its temporary files."""
     warnings.simplefilter("ignore")
     sys.stdout = sys.stderr  # what a metric prints is not part of a record
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: sys.exit(1))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started it gets that, too, and ends it
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
 
 
 @contextmanager
 def _cluster(address: str) -> Iterator[dict[str, Any]]:
     from distributed import Client, KilledWorker
 
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters is raised, too
+    for name in ("distributed", "distributed.client"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what matters is raised, too
     try:
         asyncio.run(_greet(address))
     except Exception as error:  # whatever listens there may answer anything
