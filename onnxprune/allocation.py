@@ -130,8 +130,8 @@ def measure_of(problem: Problem, target: Target) -> Cost:
 
 def _budget(problem: Problem, measure: Cost, bound: float) -> Counts:
     """Give up what is least important for the cost that it saves, then exchange while that keeps more."""
-    layers = [sum(member.role in ("in", "out") for member in group.members) for group in problem.coupling.groups]
-    curves = [n * _lost(problem.scores[units]) for n, units in zip(layers, problem.order, strict=True)]
+    work = cost.macs(problem.coupling).per_group()
+    curves = [n * _lost(problem.scores[units]) for n, units in zip(work, problem.order, strict=True)]
     for share in (None, 0.0):  # no group is nearly emptied, unless the target asks for it
         groups = room_of(problem) if share is None else room_of(problem, share)
         found = spend(curves, groups, measure, bound)
