@@ -130,14 +130,19 @@ def measure_of(problem: Problem, target: Target) -> Cost:
 
 def _budget(problem: Problem, measure: Cost, bound: float) -> Counts:
     """Give up what is least important for the cost that it saves, then exchange while that keeps more."""
-    layers = [sum(member.role in ("in", "out") for member in group.members) for group in problem.coupling.groups]
-    curves = [n * _lost(problem.scores[units]) for n, units in zip(layers, problem.order, strict=True)]
+    curves = losses(problem)
     for share in (None, 0.0):  # no group is nearly emptied, unless the target asks for it
         groups = room_of(problem) if share is None else room_of(problem, share)
         found = spend(curves, groups, measure, bound)
         if found is not None:
             return exchanged(curves, groups, measure, bound, found)
     return problem.removed(np.zeros(len(problem.count)))
+
+
+def losses(problem: Problem) -> list[NDArray[np.float64]]:
+    """[units + 1] for each group: what its layers lose together with its first k units gone."""
+    layers = [sum(member.role in ("in", "out") for member in group.members) for group in problem.coupling.groups]
+    return [n * _lost(problem.scores[units]) for n, units in zip(layers, problem.order, strict=True)]
 
 
 def _lost(scores: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -148,7 +153,7 @@ def _lost(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     """
     energy = np.square(scores)
     left = np.append(np.cumsum(energy[::-1])[::-1], 0.0)
-    return -np.log(np.maximum(left / max(left[0], np.finfo(float).tiny), np.finfo(float).tiny))
+    return np.asarray(-np.log(np.maximum(left / max(left[0], np.finfo(float).tiny), np.finfo(float).tiny)))
 
 
 def _local(problem: Problem, measure: Cost, bound: float) -> Counts:
