@@ -8,7 +8,7 @@ RUNTIME := .venv/runtime.stamp
 DEV := .venv/dev.stamp
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format type layers check fuzz bench sweep accuracy coverage build clean
+.PHONY: help demo test lint format type layers check fuzz bench sweep accuracy latency coverage build clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ sweep: $(DEV) ## prune and prove all models of a folder: make sweep ARGS="FOLDER
 
 accuracy: $(DEV) ## accuracy against MACs kept: make accuracy ARGS="MODELS.toml --out rows.jsonl"
 	$(BIN)/python tools/bench_accuracy.py $(ARGS)
+
+latency: $(DEV) ## realised speed against MACs kept, with peers: make latency ARGS="resnet50 --out rows.jsonl"
+	$(BIN)/python tools/bench_latency.py $(ARGS)
 
 coverage: $(DEV) ## tests with a report of the lines they miss
 	$(BIN)/python -m pytest -n 2 --cov --cov-report=term-missing:skip-covered $(ARGS)

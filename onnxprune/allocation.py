@@ -133,14 +133,23 @@ def _budget(problem: Problem, measure: Cost, bound: float) -> Counts:
 
     Since widths multiply, one start may end where another does not: what keeps most in the end is taken.
     """
-    work = cost.macs(problem.coupling).per_group()
-    curves = [n * _lost(problem.scores[units]) for n, units in zip(work, problem.order, strict=True)]
+    curves = losses(problem)
     # No group is nearly emptied, unless the target asks for it.
     spent = (spend(curves, room_of(problem, least), measure, bound) for least in (LEAST, 0.0))
     first = next((start for start in spent if start is not None), None)
     starts = [_local(problem, measure, bound), _global(problem, measure, bound), *([] if first is None else [first])]
     found = [exchanged(curves, room_of(problem), measure, bound, start) for start in starts]
     return min(found, key=lambda gone: sum(float(curve[n]) for curve, n in zip(curves, gone, strict=True)))
+
+
+def losses(problem: Problem) -> list[NDArray[np.float64]]:
+    """[units + 1] for each group: what is lost with its first k units gone.
+
+    That is the share of its energy, as `_lost` has it, for every multiplication that the group takes part in: what does
+    much of the work holds much.
+    """
+    work = cost.macs(problem.coupling).per_group()
+    return [n * _lost(problem.scores[units]) for n, units in zip(work, problem.order, strict=True)]
 
 
 def _lost(scores: NDArray[np.float64]) -> NDArray[np.float64]:

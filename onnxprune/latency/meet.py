@@ -67,7 +67,10 @@ class Clock:
         coupling = self.problem.coupling
         model = cut(coupling, make_plan(coupling, removed), removed)
         original = coupling.graph.path or coupling.graph.proto
-        found = bench(original, model, self.provider, self.threads, [self.feed], max_seconds=SECONDS)
+        for seconds in (SECONDS, 3 * SECONDS):  # a busy moment is waited for
+            found = bench(original, model, self.provider, self.threads, [self.feed], max_seconds=seconds)
+            if found.ratio is not None and found.ratio.half_width < SLACK:
+                break
         assert found.ratio is not None
         assert found.b is not None
         self.steps.append(Step(self._predicted(removed) / self.cost.before, found.ratio.value))
@@ -88,7 +91,7 @@ class Clock:
         Raises:
             TargetError: not even the least that can remain is below.
         """
-        found = meet(choose, self, bound, aim)
+        found = meet(choose, self._predicted, self, bound, aim)
         if found is not None:
             return found
         smallest = self.problem.removed(np.zeros(len(self.problem.count)))
@@ -114,6 +117,7 @@ class Clock:
 
 def meet(
     choose: Callable[[float], Removed | None],
+    predicted: Callable[[Removed], float],
     truth: Callable[[Removed], float],
     bound: float,
     aim: float | None = None,
@@ -126,6 +130,7 @@ def meet(
 
     Args:
         choose: a choice of at most so much predicted cost; None: there is none.
+        predicted: the predicted cost of a choice.
         truth: measures a choice.
         bound: what may remain.
         aim: predicted cost to begin with; the bound, if None.
@@ -144,5 +149,5 @@ def meet(
             best = real, removed
         if bound * (1 - SLACK) <= real <= bound:
             break
-        aim *= wanted / real
+        aim = predicted(removed) * wanted / real  # less than it was predicted to cost, if it was too much
     return None if best is None else best[1]

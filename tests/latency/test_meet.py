@@ -22,17 +22,17 @@ def stay(removed: Removed | None) -> int:
 
 @pytest.mark.parametrize("bias", [0.8, 1.0, 1.3])
 def test_a_biased_prediction_is_corrected(bias: float) -> None:
-    found = stay(meet(choose, lambda removed: bias * stay(removed), 50.0))
+    found = stay(meet(choose, stay, lambda removed: bias * stay(removed), 50.0))
     assert 50 * (1 - SLACK) - bias <= bias * found <= 50
 
 
 def test_the_nearest_below_is_taken_where_none_is_near() -> None:
     steps = lambda removed: 60.0 if stay(removed) > 40 else 30.0  # noqa: E731
-    assert stay(meet(choose, steps, 50.0)) <= 40
+    assert stay(meet(choose, stay, steps, 50.0)) <= 40
 
 
 def test_nothing_is_below() -> None:
-    assert meet(choose, lambda removed: 70.0, 50.0) is None
+    assert meet(choose, stay, lambda removed: 70.0, 50.0) is None
 
 
 def test_it_ends() -> None:
@@ -42,5 +42,16 @@ def test_it_ends() -> None:
         asked.append(1)
         return float(rng.uniform(51, 60))
 
-    meet(choose, noisy, 50.0, tries=4)
+    meet(choose, stay, noisy, 50.0, tries=4)
     assert len(asked) <= 4
+
+
+def test_coarse_steps_are_gone_through() -> None:
+    widths = [100, 70, 49, 30, 10]
+
+    def coarse(aim: float) -> Removed | None:
+        fits = [width for width in widths if width <= aim]
+        return np.arange(UNITS) >= fits[0] if fits else None
+
+    assert stay(meet(coarse, stay, lambda removed: 1.05 * stay(removed), 51.0)) == 30
+    assert stay(meet(coarse, stay, lambda removed: 1.5 * stay(removed), 50.0)) == 30
