@@ -349,4 +349,6 @@ def test_a_latency_needs_its_cost(coupling: Coupling) -> None:
     ],
 )
 def test_latencies(text: str, amount: float, absolute: bool) -> None:
-    assert parse_target(text) == Target("latency", pytest.approx(amount), absolute)
+    found = parse_target(text)
+    assert (found.kind, found.absolute) == ("latency", absolute)
+    assert found.amount == pytest.approx(amount)
