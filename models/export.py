@@ -130,7 +130,7 @@ def timm_model(name: str) -> tuple[nn.Module, tuple[Tensor, ...]]:
     torch.manual_seed(0)
     with quiet():
         model: nn.Module = timm.create_model(name, pretrained=False, exportable=True)
-        shape = resolve_data_config({}, model=model)["input_size"]  # type: ignore[no-untyped-call]
+        shape = resolve_data_config({}, model=model)["input_size"]
     settle(model, [torch.randn(4, *shape)], weights=False)
     return model.eval(), (torch.randn(1, *shape),)
 

@@ -52,7 +52,7 @@ def module(name: str) -> tuple[Any, Any]:
     for head in ("aux1", "aux2", "AuxLogits"):
         if hasattr(made, head):
             setattr(made, head, None)
-            made.aux_logits = False
+            setattr(made, "aux_logits", False)  # noqa: B010  # not an attribute that modules have
     return made, inputs[0]
 
 
