@@ -17,6 +17,7 @@ import onnx
 
 from onnxprune.errors import MESSAGE_LIMIT, ModelError, OptionError, ProviderError, one_line
 from onnxprune.feeds import Array
+from onnxprune.formats import formats
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -96,8 +97,9 @@ def session(
     Args:
         model: a path, a `ModelProto` (up to 2 GB, with its weights in memory), or its bytes.
         provider: short name; nodes that it does not support run on the CPU.
-        threads: for the work inside one node; ONNX Runtime's choice if None.
-        optimize: all graph optimisations, or none (then CUDA computes without TF32, too).
+        threads: for the work inside one node; the provider's choice if None.
+        optimize: all graph optimisations, or none. Then CUDA computes without TF32, and in the place of TensorRT, which
+            cannot do without.
         arena: keep memory for the next run; off where many sessions come and go.
         config: entries for `SessionOptions.add_session_config_entry`.
         profile: how the name of the file begins into which ONNX Runtime writes what every node took.
@@ -112,6 +114,8 @@ def session(
     if threads is not None and threads < 1:
         raise OptionError(f"threads must be at least 1, not {threads}; leave it out for ONNX Runtime's choice")
     wanted, source = resolve(provider), _source(model)
+    if provider == "tensorrt" and not optimize:
+        provider, wanted = "cuda", resolve("cuda")
     levels = onnxruntime.GraphOptimizationLevel
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
@@ -125,9 +129,9 @@ def session(
         options.add_session_config_entry(key, value)
     if profile is not None:
         options.enable_profiling, options.profile_file_prefix = True, os.fspath(profile)
-    chain = [(wanted, _provider_options(provider, optimize, arena)), ("CPUExecutionProvider", {})]
+    chain = [(wanted, _provider_options(provider, model, threads, optimize, arena)), ("CPUExecutionProvider", {})]
     if provider == "tensorrt":
-        chain.insert(1, ("CUDAExecutionProvider", _provider_options("cuda", optimize, arena)))
+        chain.insert(1, ("CUDAExecutionProvider", _provider_options("cuda", model, threads, optimize, arena)))
     try:
         made = onnxruntime.InferenceSession(
             source, options, providers=chain[: 1 if provider == "cpu" else None], enable_fallback=0
@@ -151,7 +155,15 @@ def session(
     return made
 
 
-def _provider_options(provider: str, optimize: bool, arena: bool) -> dict[str, str]:
+def _provider_options(
+    provider: str, model: Model, threads: int | None, optimize: bool, arena: bool
+) -> dict[str, str]:
+    if provider == "openvino" and threads is not None:  # it has threads of its own, as many as it likes
+        return {"num_of_threads": str(threads)}
+    if provider == "tensorrt":
+        # Its cache knows an engine by the names in the graph: a model with other weights would get the wrong one.
+        fresh = {"trt_engine_cache_enable": "False"}
+        return fresh | {"trt_fp16_enable": "True"} if onnx.TensorProto.FLOAT16 in formats(model) else fresh
     if provider != "cuda":
         return {}
     exact = {} if optimize else {"use_tf32": "0"}

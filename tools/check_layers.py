@@ -19,6 +19,7 @@ ROOMS = (
     "errors",
     "registry",
     "feeds",
+    "formats",
     "data",
     "runtime",
     "parity",
