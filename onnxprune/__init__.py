@@ -1,7 +1,8 @@
 """Prune exported ONNX models: exact surgery, measured speed, without training.
 
 `prune(model, target="macs=0.5") -> Result(model, plan, record)` is the whole main job. The steps behind it can be used
-alone: `load`, `couple`, `score`, `allocate`, `make_plan`, `cut`; `apply` replays a plan and `bench` measures.
+alone: `load`, `couple`, `score`, `allocate`, `make_plan`, `cut`; `apply` replays a plan, `sweep` compares
+targets and `bench` measures.
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ if TYPE_CHECKING:
     from onnxprune.rules.base import Options
     from onnxprune.surgeon import from_graphsurgeon, to_graphsurgeon
     from onnxprune.surgery import cut, mask
+    from onnxprune.sweeping import sweep
     from onnxprune.target import Target, parse_target
     from onnxprune.timing import bench
+    from onnxprune.tradeoff import Curve, Point
     from onnxprune.validate import Checks
     from onnxprune.writing import save
 
@@ -44,6 +47,8 @@ _HOMES = {
     "rules.base": ("Options",),
     "surgeon": ("from_graphsurgeon", "to_graphsurgeon"),
     "surgery": ("cut", "mask"),
+    "sweeping": ("sweep",),
+    "tradeoff": ("Curve", "Point"),
     "validate": ("Checks",),
     "writing": ("save",),
 }
@@ -52,12 +57,14 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
     "Checks",
     "Coupling",
+    "Curve",
     "Graph",
     "Limits",
     "OnnxPruneError",
     "Options",
     "Pipeline",
     "Plan",
+    "Point",
     "Result",
     "Target",
     "__version__",
@@ -76,6 +83,7 @@ __all__ = [
     "read_plan",
     "save",
     "score",
+    "sweep",
     "to_graphsurgeon",
 ]
 

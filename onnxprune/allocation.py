@@ -148,7 +148,8 @@ def _lost(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     """
     energy = np.square(scores)
     left = np.append(np.cumsum(energy[::-1])[::-1], 0.0)
-    return -np.log(np.maximum(left / max(left[0], np.finfo(float).tiny), np.finfo(float).tiny))
+    tiny = np.finfo(float).tiny
+    return np.asarray(-np.log(np.maximum(left / max(left[0], tiny), tiny)))
 
 
 def _local(problem: Problem, measure: Cost, bound: float) -> Counts:

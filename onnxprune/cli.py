@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from onnxprune import __version__
-from onnxprune.commands import bench, demo, inspect, listing, options, prune
+from onnxprune.commands import bench, demo, inspect, latency, listing, options, prune, sweep
 from onnxprune.errors import MESSAGE_LIMIT, OnnxPruneError, one_line
 
 DEBUG = "ONNXPRUNE_DEBUG"
@@ -62,7 +62,16 @@ def cli() -> None:
     """Prune exported ONNX models: exact surgery, measured speed, without training."""
 
 
-for verb in (demo.demo, inspect.inspect, prune.prune, prune.apply, bench.bench, listing.listing):
+for verb in (
+    demo.demo,
+    inspect.inspect,
+    prune.prune,
+    prune.apply,
+    sweep.sweep,
+    bench.bench,
+    latency.latency,
+    listing.listing,
+):
     cli.add_command(verb)
 
 

@@ -67,6 +67,10 @@ class OutputError(OnnxPruneError):
     """A result cannot be written."""
 
 
+class ExecutorError(OnnxPruneError):
+    """Workers that the tasks of a sweep were given to died, do not answer, or lack something."""
+
+
 class ParityError(OnnxPruneError):
     """A pruned model does not compute the function of the masked original."""
 

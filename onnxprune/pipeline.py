@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -71,6 +71,7 @@ class Pipeline:
         metric: Callable[..., Any] | str | None = None,
         exact: bool = True,
         on_stage: Callable[[str], None] = lambda name: None,
+        memo: dict[Hashable, Any] | None = None,
     ) -> Result:
         """Run all passes, check the result, and write it.
 
@@ -86,6 +87,8 @@ class Pipeline:
                 function of a `metric.Run` that returns a number or a dict of them, or its name as `--metric` takes it.
             exact: fail unless the result computes the function of the masked original.
             on_stage: told the name of every stage as it begins.
+            memo: what earlier runs on the same model, data and options found out; this one adds to it. Only the
+                target may differ between them.
 
         Raises:
             GateError: a gate failed; `record` has the figures, and nothing is written.
@@ -94,25 +97,25 @@ class Pipeline:
         if metric is not None and checks is None:
             raise OptionError("--metric runs the models: leave validation on")
         measured = None if metric is None else metrics.load(metric)
-        seconds = 0.0 if checks is None else checks.seconds
-        context = Context(provider, threads, None, dict(shapes or {}), on_stage, bench_seconds=seconds)
+        seconds, notes = 0.0 if checks is None else checks.seconds, {} if memo is None else memo
+        context = Context(provider, threads, None, dict(shapes or {}), on_stage, memo=notes, bench_seconds=seconds)
+        context = replace(context, shared=memo is not None)
         with context.stage("load"):
-            original = graphs.load(model, shapes)
+            original = context.once("original", lambda: graphs.load(model, shapes))
             if out is not None:
                 writing.check_output(original, out)
         # An inner value's shape is for the analysis of this model: it is not fed, and a pass may change it.
         context = replace(context, shapes={n: s for n, s in context.shapes.items() if n in original.inputs})
         if data is not None:
-            feeds = data if isinstance(data, Feeds) else read(data, original.proto)
-            if feeds.kind == SYNTHETIC:
-                feeds = matched(original, feeds, Engine(provider, threads))
-            context = replace(context, data=feeds)
+            context = replace(context, data=context.once("data", lambda: _feeds(data, original, context)))
         record: Record = {"version": 1, "model": original.name, "provider": provider, "threads": threads}
         record["recover"] = "none"
         record |= prepared(original)
         if context.data is not None:
+            samples = context.data.samples
             with context.stage("data"):
-                record["warnings"] = likeness(original, context.data.samples(), Engine(provider, threads))
+                alike = context.once("likeness", lambda: likeness(original, samples(), Engine(provider, threads)))
+                record["warnings"] = list(alike)
         _measure(measured, "before", original, original.path or original.proto, context, record)
         streams = graphs.is_external(original) and (out is not None or graphs.is_big(original))
         workspace = writing.workspace(out) if streams else nullcontext()
@@ -156,7 +159,7 @@ class Pipeline:
                 with context.stage("validation"):
                     oracle = None if cut is None or cut.masked is None else beside(cut.masked(), pruned)
                     proved = cut.model if cut is not None and cut is not outcome else None
-                if path is not None:
+                if path is not None and not context.shared:
                     original.release()
                 found = validate(original, pruned, oracle, exact, checks, context, proved)
                 record |= found | {"warnings": [*record.get("warnings", ()), *found["warnings"]]}
@@ -192,6 +195,7 @@ def prune(
     checks: Checks | None = None,
     metric: Callable[..., Any] | str | None = None,
     on_stage: Callable[[str], None] = lambda name: None,
+    memo: dict[Hashable, Any] | None = None,
 ) -> Result:
     """Prune a model: the whole main job in one call.
 
@@ -207,7 +211,7 @@ def prune(
         scope, align, keep, ratios, combine, normalise, seed, allow_inexact, head_dims, distance: see `PruneChannels`.
         recover: the repair of the remaining weights: none, bias, channel, full, or auto: full where there are data,
             else expected values in biases (bias).
-        provider, threads, shapes, checks, metric, on_stage: see `Pipeline.run`.
+        provider, threads, shapes, checks, metric, on_stage, memo: see `Pipeline.run`.
 
     Raises:
         OnnxPruneError: one line that says what is wrong; nothing is written.
@@ -240,6 +244,7 @@ def prune(
         metric=metric,
         exact=not allow_inexact,
         on_stage=on_stage,
+        memo=memo,
     )
 
 
@@ -326,6 +331,12 @@ def inspect(
     return record | inspection.survey(original, options)
 
 
+def _feeds(data: Any, original: Graph, context: Context) -> Feeds:
+    """The user's inputs as feeds; those that are generated, in the range that the model wants."""
+    feeds = data if isinstance(data, Feeds) else read(data, original.proto)
+    return matched(original, feeds, Engine(context.provider, context.threads)) if feeds.kind == SYNTHETIC else feeds
+
+
 def _measure(
     metric: Metric | None, side: str, original: Graph, model: ModelProto | Path, context: Context, record: Record
 ) -> None:
@@ -334,6 +345,10 @@ def _measure(
         return
     which = f"the {'original' if side == 'before' else 'pruned'} model"
     engine = (context.provider, context.threads)
-    with context.stage("metric"):
-        found = metrics.measure(metric, model, *engine, which=which, lean=graphs.is_big(original))
+
+    def make() -> dict[str, float]:
+        with context.stage("metric"):
+            return metrics.measure(metric, model, *engine, which=which, lean=graphs.is_big(original))
+
+    found = context.once("metric", make) if side == "before" else make()
     record.setdefault("metric", {"name": metric.name})[side] = found

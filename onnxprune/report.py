@@ -10,7 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from onnxprune import explained, words
+from onnxprune import clocked, explained, words
 from onnxprune.words import Record
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def to_html(record: Record) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return env.get_template("report.html").render(record=record, words=words)
+    return env.get_template("report.html").render(record=record, words=words, clocked=clocked)
 
 
 def table(record: Record) -> list[RenderableType]:
@@ -68,6 +68,7 @@ def table(record: Record) -> list[RenderableType]:
         ("proof", _verdict(words.proof(record))),
         ("fidelity", _lines(words.fidelity(record), words.inputs(record))),
         ("measured", _lines(*words.conditions(record["latency_ms"])) if "latency_ms" in record else None),
+        ("predicted", _lines(*clocked.predicted(record))),
         ("recovery", _lines(words.recovery(record))),
         ("cut", _lines(words.cut(record))),
     ]

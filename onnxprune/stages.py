@@ -8,9 +8,10 @@ before: widths that looked good by the luck of a few samples do not go on to do 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,7 @@ from onnxprune.curves import Curve, curves, ranked
 from onnxprune.damage import Gauge
 from onnxprune.divergence import Distance, distance_of
 from onnxprune.errors import TargetError
+from onnxprune.feeds import Feed
 from onnxprune.groups import Coupling
 from onnxprune.instrument import Want
 from onnxprune.latency.meet import Clock
@@ -56,6 +58,25 @@ class Stage:
     damage: float
 
 
+@dataclass(frozen=True, eq=False)
+class Look:
+    """A model on the inputs of a turn.
+
+    Attributes:
+        gauge: measures damage to it.
+        curves: for each of its groups, the order in which units go, and the local error.
+        batches: the inputs on which is measured.
+        off: the distance of its answers from the original's.
+        known: (group, units gone) -> damage, as far as it was measured.
+    """
+
+    gauge: Gauge
+    curves: list[Curve]
+    batches: tuple[Feed, ...]
+    off: float
+    known: dict[tuple[int, int], float] = field(default_factory=dict)
+
+
 @dataclass(eq=False)
 class Staged:
     """The search for the units that go.
@@ -71,6 +92,8 @@ class Staged:
         seed: of the places sampled.
         tell: told about progress.
         clock: measures what a choice costs, where that is more than the cost can tell.
+        memo: what other searches found out about the original with the same data and options, and where
+            this one adds to it; None: there are no others.
     """
 
     coupling: Coupling
@@ -83,6 +106,7 @@ class Staged:
     seed: int = 0
     tell: Callable[[str], None] = lambda text: None
     clock: Clock | None = None
+    memo: dict[Hashable, Any] | None = None
 
     def run(self, measure: Cost, bound: float) -> tuple[NDArray[np.bool_], list[Stage]]:
         """The units that go, so that the cost is at most `bound`.
@@ -93,14 +117,14 @@ class Staged:
         problem, groups = self.problem, room_of(self.problem)
         gone = np.zeros(len(problem.count), dtype=np.intp)
         removed = np.zeros(self.coupling.units, dtype=bool)
-        now, stages, turn = self.coupling, list[Stage](), self.samples.turn(0)
+        now, stages = self.coupling, list[Stage]()
         count = max(1, math.ceil(math.log(bound / measure.before) / math.log(STAGE) - 1e-6)) if bound else 1
         bounds = [measure.before * (bound / measure.before) ** ((n + 1) / count) for n in range(count)]
         bias = 1.0  # measured over predicted cost
         for number, limit in enumerate(bounds):
             limit /= bias
             self.tell(f"stage {number + 1}/{count}")
-            survey, distance = self._survey(now, removed, turn)
+            survey, distance = self._survey(now, removed, number)
             wanted, found, damages = self._worth(gone, groups, measure, limit), gone, list[Floats]()
             for _ in range(LOOKS):
                 survey.measure(wanted)
@@ -123,8 +147,7 @@ class Staged:
             stages.append(Stage(measure(gone) / measure.before, distance, predicted))
             gone = found
             if number + 1 < count:
-                turn = self.samples.turn(number + 1)
-                now = self._after(removed, turn, self.seed + number)
+                now = self._after(removed, self.samples.turn(number + 1), self.seed + number)
         return removed, stages
 
     def _choice(
@@ -140,8 +163,18 @@ class Staged:
         split = spend(damages, room_of(self.problem), measure, limit, gone)
         return None if split is None else _with(removed, orders, split - gone)
 
-    def _survey(self, now: Coupling, removed: NDArray[np.bool_], turn: Turn) -> tuple[Survey, float]:
+    def _survey(self, now: Coupling, removed: NDArray[np.bool_], number: int) -> tuple[Survey, float]:
         """What measures the model as it is now, and how far its answers are off the original's."""
+        key = ("look", now, number, self.engine, self.method, self.kind, self.criterion, self.seed)
+        known = self.memo if now is self.coupling else None
+        look: Look = known[key] if known and key in known else self._look(now, self.samples.turn(number))
+        if known is not None:
+            known[key] = look
+        unit = traced(self.coupling, removed, now)
+        return Survey(self.coupling, unit, look.curves, look.gauge, look.batches, self.tell, look.known), look.off
+
+    def _look(self, now: Coupling, turn: Turn) -> Look:
+        """Run a model over the inputs of a turn."""
         distance = distance_of(self.coupling.graph, turn.choose, self.engine, self.kind)
         sight = sight_of(self.criterion or "obs") or Want.SUMS
         want = sight if self.method == "none" else sight | Want.PAIRS
@@ -151,8 +184,7 @@ class Staged:
         # From the answers as they are by now: from the original's, an error that happens to undo another looks good.
         here = Distance(distance.compared, answers)
         gauge = Gauge(now, readers, moments, here, self.engine, self.method)
-        unit, found = traced(self.coupling, removed, now), self._curves(now, readers, moments)
-        return Survey(self.coupling, unit, found, gauge, turn.choose, self.tell), distance(answers)
+        return Look(gauge, self._curves(now, readers, moments), turn.choose, distance(answers))
 
     def _worth(self, gone: Counts, groups: Groups, measure: Cost, limit: float) -> Counts:
         """The units to go at which groups are measured first; 0 for groups that would save next to nothing."""

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar, cast
 
 from onnx import ModelProto
 from onnx.external_data_helper import uses_external_data
 
 from onnxprune.calibrate import shapes_met
 from onnxprune.cost import macs
+from onnxprune.coupling import couple
 from onnxprune.data import Feeds
 from onnxprune.divergence import signatures
 from onnxprune.errors import DataError
@@ -24,9 +25,12 @@ from onnxprune.graph import Graph
 from onnxprune.groups import Coupling
 from onnxprune.parts import Engine
 from onnxprune.plan import Plan
+from onnxprune.rules.base import Options
 from onnxprune.samples import Samples, check, clusters, split, thinned
 from onnxprune.tensors import Store, copied, in_proto, tensors_of
 from onnxprune.writing import stream
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,7 @@ class Context:
         before: the model that the last cut was made of; None: nothing was cut yet.
         plan: that cut.
         memo: what a pass found out that another may need.
+        shared: other runs on the same model, data and options have the memo, too.
         on_stage: told the name of every stage as it begins.
         seconds: stage -> seconds, filled as stages end.
         file: set where weights are external: passes then write their models (`make`) under this name, each in a
@@ -57,7 +62,8 @@ class Context:
     file: Path | None = None
     before: Graph | None = None
     plan: Plan | None = None
-    memo: dict[str, Any] = field(default_factory=dict)
+    memo: dict[Hashable, Any] = field(default_factory=dict)
+    shared: bool = False
     bench_seconds: float = 0.0
 
     def whole(self, model: ModelProto | Path, folder: Path | None) -> ModelProto | Path:
@@ -83,6 +89,22 @@ class Context:
             return list(islice(self.data, 1))
         return random_feeds(input_specs(graph.proto), shapes=self.shapes)
 
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What `make` returned when it was first asked for under this key."""
+        if key not in self.memo:
+            self.memo[key] = make()
+        return cast(T, self.memo[key])
+
+    def couple(self, graph: Graph, options: Options) -> Coupling:
+        """The analysis of a model, observed; made once for a graph and its options."""
+
+        def make() -> Coupling:
+            coupling = couple(graph, options)
+            self.observe(coupling)
+            return coupling
+
+        return self.once(("coupling", graph, options), make)
+
     def observe(self, coupling: Coupling) -> None:
         """Let sizes that the model leaves open count in costs as the data have them."""
         feed = next(iter(self.data.samples()), None) if self.data is not None else None
@@ -101,14 +123,16 @@ class Context:
         graph = coupling.graph
         if self.data is None:
             raise DataError(f"{graph.name}: this needs inputs; give --data (or --data synthetic)")
-        if "samples" not in self.memo:
-            feeds, seen = thinned(self.data.samples())
+        data = self.data
+
+        def make() -> Samples:
+            feeds, seen = thinned(data.samples())
             check(feeds, seen, graph.name)
             with self.stage("data"):
                 alike = clusters(signatures(graph, feeds, Engine(self.provider, self.threads)))
-            self.memo["samples"] = split(feeds, self.data.inputs, alike, seen, macs(coupling).before)
-        found: Samples = self.memo["samples"]
-        return found
+            return split(feeds, data.inputs, alike, seen, macs(coupling).before)
+
+        return self.once("samples", make)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

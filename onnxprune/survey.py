@@ -6,7 +6,7 @@ where an allocation then wants a width far from any measured one, that width is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -39,6 +39,7 @@ class Survey:
         gauge: measures.
         batches: the inputs on which it measures.
         tell: told about progress.
+        known: (group of the model, units gone) -> damage: what is there is not measured again, the rest is added.
     """
 
     original: Coupling
@@ -47,6 +48,7 @@ class Survey:
     gauge: Gauge
     batches: Sequence[Feed]
     tell: Callable[[str], None] = lambda text: None
+    known: dict[tuple[int, int], float] = field(default_factory=dict)
     _points: list[dict[int, float]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -68,16 +70,24 @@ class Survey:
 
     def measure(self, wanted: Counts) -> None:
         """Measure groups of the original with so many more of their units gone; 0: not this one."""
-        widths: list[list[int]] = []
+        asked: list[tuple[int, int]] = []
         for number, points in enumerate(self._points):
             group = self.group(number)
             count = int(wanted[group]) if group >= 0 else 0
-            widths.append([count] if count and count not in points else [])
-        if not any(widths):
+            if count and count not in points:
+                asked.append((number, count))
+        self._look(set(asked) - self.known.keys())
+        for number, count in asked:
+            self._points[number][count] = self.known[number, count]
+
+    def _look(self, asked: Set[tuple[int, int]]) -> None:
+        """Measure what is not known yet: groups of the model, and how many of their units are gone."""
+        if not asked:
             return
+        widths = [[count for g, count in asked if g == number] for number in range(len(self.curves))]
         walk = Walk(self.gauge.coupling.graph, self.batches, self.gauge.engine)
-        for points, found in zip(self._points, self.gauge.measure(walk, self.curves, widths, self.tell), strict=True):
-            points.update(found)
+        for number, found in enumerate(self.gauge.measure(walk, self.curves, widths, self.tell)):
+            self.known.update({(number, count): damage for count, damage in found.items()})
         walk.close()
 
     def doubtful(self, wanted: Counts) -> Counts:

@@ -140,11 +140,16 @@ def speed(speedup: Mapping[str, float | None]) -> Verdict:
     return Verdict(f"no faster: {value:.2f}x ({interval})", False)
 
 
-def conditions(bench: Record) -> list[str]:
-    """Under what a latency was measured, and what makes it doubtful."""
+def machine(bench: Record) -> str:
+    """What a latency was measured on."""
     threads = plural(bench["threads"], "thread") if bench["threads"] else "default threads"
     cpus = f", {bench['cpus']} processors" if bench["cpus"] else ""
-    lines = [f"{bench['provider']}, {threads}{cpus}, ONNX Runtime {bench['onnxruntime']}, {bench['turns']} turns"]
+    return f"{bench['provider']}, {threads}{cpus}, ONNX Runtime {bench['onnxruntime']}"
+
+
+def conditions(bench: Record) -> list[str]:
+    """Under what a latency was measured, and what makes it doubtful."""
+    lines = [f"{machine(bench)}, {bench['turns']} turns"]
     if bench["busy"]:
         lines.append("other processes kept the processors busy: measure again, or with --threads 1")
     elif not bench["converged"]:

@@ -121,7 +121,7 @@ def draft(model: ModelProto | Path, path: str | os.PathLike[str], external: bool
     target = Path(path)
     if isinstance(model, Path):
         yield model
-        _move(model, target)
+        move(model, target)
         return
     with workspace(target) as folder:
         try:
@@ -129,7 +129,7 @@ def draft(model: ModelProto | Path, path: str | os.PathLike[str], external: bool
         except (OSError, ValueError) as error:
             raise OutputError(f"{target}: cannot be written ({one_line(error)}); choose another output path") from error
         yield folder / target.name
-        _move(folder / target.name, target)
+        move(folder / target.name, target)
 
 
 def save(proto: ModelProto, path: str | os.PathLike[str], external: bool = False) -> None:
@@ -146,7 +146,8 @@ def write(proto: ModelProto, path: Path, external: bool) -> None:
     stream(path, lambda store: copied(proto, None, store))
 
 
-def _move(source: Path, target: Path) -> None:
+def move(source: Path, target: Path) -> None:
+    """Put a model that `write` or `stream` made in its place, with the data beside it."""
     data = source.with_name(source.name + ".data")
     if data.exists():
         os.replace(data, target.with_name(target.name + ".data"))

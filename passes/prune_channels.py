@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 
 from onnxprune.allocation import bound_of, choose, measure_of
 from onnxprune.cost import Cost
-from onnxprune.coupling import couple
 from onnxprune.criteria.base import AUTO, CRITERIA, score, sight_of
 from onnxprune.errors import OptionError
 from onnxprune.graph import Graph
 from onnxprune.groups import Coupling
 from onnxprune.latency.block import resolve_align
-from onnxprune.latency.meet import Clock, clock_of
+from onnxprune.latency.meet import Clock
+from onnxprune.latency.table import Table, table_of
 from onnxprune.lossless import lossless
-from onnxprune.observe import observe
+from onnxprune.observe import Seen, observe
 from onnxprune.outcome import carry_out
 from onnxprune.parts import Engine
 from onnxprune.passes import register
@@ -83,8 +83,7 @@ class PruneChannels:
             align = 1
             if target.kind != "lossless":
                 align = resolve_align(self.align, context.provider, context.threads, measure)
-            coupling = couple(graph, Options(align, self.allow_inexact, self.head_dims))
-            context.observe(coupling)
+            coupling = context.couple(graph, Options(align, self.allow_inexact, self.head_dims))
         if target.kind == "lossless":
             with context.stage("search"):
                 removed, folds = lossless(coupling, kept_whole(coupling, self.keep))
@@ -139,15 +138,24 @@ class PruneChannels:
         want = sight_of(criterion)
         if context.data is not None and want is not None:
             engine = Engine(context.provider, context.threads)
-            samples = context.samples(coupling)
-            seen = observe(coupling, samples.last.fit, engine, want, self.seed, keep=True)
+            fit = context.samples(coupling).last.fit
+
+            def look() -> Seen:
+                return observe(coupling, fit, engine, want, self.seed, keep=True)
+
+            seen = context.once(("seen", coupling, want, self.seed), look) if context.shared else look()
         return score(coupling, criterion, self.combine, self.normalise, self.seed, *seen)
 
     def _clock(self, problem: Problem, target: Target, context: Context) -> Clock:
         if context.bench_seconds <= 0:
             raise OptionError(f"--target {target} runs the models: drop --no-validate and --bench-seconds 0")
-        feed = context.feeds(problem.coupling.graph)[0]
-        return clock_of(problem, target, feed, context.provider, context.threads, context.on_stage)
+        coupling, where = problem.coupling, (context.provider, context.threads)
+        feed = context.feeds(coupling.graph)[0]
+
+        def make() -> Table:
+            return table_of(coupling, feed, *where, context.on_stage)
+
+        return Clock(problem, target, context.once(("latency table", coupling), make), feed, *where)
 
     def _by_scores(
         self, problem: Problem, cost: Cost, bound: float, scope: str, clock: Clock | None
@@ -173,6 +181,7 @@ class PruneChannels:
             seed=self.seed,
             tell=context.on_stage,
             clock=clock,
+            memo=context.memo if context.shared else None,  # it would be large
         )
         with context.stage("damage"):
             removed, stages = search.run(cost, bound)

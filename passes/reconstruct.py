@@ -8,7 +8,6 @@ from pathlib import Path
 
 from onnx import ModelProto
 
-from onnxprune.coupling import couple
 from onnxprune.divergence import distance_of, off
 from onnxprune.errors import OptionError
 from onnxprune.expected import fold_expected
@@ -49,8 +48,7 @@ class Reconstruct:
         if context.data is None:
             return self._unseen(graph, context.before, context.plan, context)
         engine = Engine(context.provider, context.threads)
-        original = couple(context.before, context.plan.options)
-        context.observe(original)
+        original = context.couple(context.before, context.plan.options)
         samples = context.samples(original)
         with context.stage("recovery"):
             pair = Pair(original, removed_units(original, context.plan), graph)
@@ -88,7 +86,7 @@ class Reconstruct:
     def _unseen(self, graph: Graph, before: Graph, plan: Plan, context: Context) -> Outcome:
         """Fold expected values; nothing is measured."""
         with context.stage("recovery"):
-            original = couple(before, plan.options)
+            original = context.couple(before, plan.options)
             patch, layers = fold_expected(Pair(original, removed_units(original, plan), graph))
             changed = any(layer.method != "none" for layer in layers)
             model: ModelProto | Path = graph.path or graph.proto

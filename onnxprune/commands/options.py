@@ -117,14 +117,15 @@ distance = click.option(
     help="How answers are compared when widths and repairs are chosen; auto looks at the outputs.",
 )
 
-selection = several(
-    click.option(
-        "--target",
-        default="macs=0.5",
-        show_default=True,
-        metavar="WHAT",
-        help="What may remain: macs=X, params=X, channels=X or latency=X with 0 < X <= 1; latency=5ms; or lossless.",
-    ),
+target = click.option(
+    "--target",
+    default="macs=0.5",
+    show_default=True,
+    metavar="WHAT",
+    help="What may remain: macs=X, params=X, channels=X or latency=X with 0 < X <= 1; latency=5ms; or lossless.",
+)
+
+choice = several(
     click.option(
         "--criterion",
         default="auto",
@@ -177,8 +178,9 @@ selection = several(
     recover("auto"),
     distance,
 )
+selection = several(target, choice)
 
-checks = several(
+conditions = several(
     data,
     preprocess,
     runtime,
@@ -192,6 +194,15 @@ checks = several(
         metavar="S",
         help="Longest comparison of latencies; 0 leaves it out.",
     ),
+)
+metric = click.option(
+    "--metric",
+    metavar="MODULE:FUNCTION",
+    help="Your own measure of a model, before and after: metric.py:accuracy; the function is given a model to run.",
+)
+
+checks = several(
+    conditions,
     click.option(
         "--min-speedup",
         type=Number(0, min_open=True),
@@ -204,10 +215,6 @@ checks = several(
         metavar="Y",
         help="Exit 3 likewise if more than this share of top-1 answers changes (without classes: 1 - cosine).",
     ),
-    click.option(
-        "--metric",
-        metavar="MODULE:FUNCTION",
-        help="Your own measure of a model, before and after: metric.py:accuracy; the function is given a model to run.",
-    ),
+    metric,
     click.option("--no-validate", is_flag=True, help="Do not run the models: no proof, no figures, no gates."),
 )

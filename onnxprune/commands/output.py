@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from onnxprune.errors import OutputError
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
 PATIENCE = 1.0  # seconds before the progress display shows up; it moves little, since latencies are measured
-Put = Callable[[str, str], None]
+Put = Callable[[str, str | bytes], None]
 
 
 def check_paths(inputs: Mapping[str, str | None], outputs: Mapping[str, str | None]) -> None:
@@ -45,7 +45,7 @@ def files(**paths: str | None) -> Iterator[Put]:
     """Open every file at once, so that a bad path shows before the work; move them into place at the end.
 
     Yields:
-        A function that takes a file's keyword and its text; files that are not wanted are passed over.
+        A function that takes a file's keyword and its text or bytes; files that are not wanted are passed over.
 
     Raises:
         OutputError: a file cannot be written.
@@ -55,32 +55,32 @@ def files(**paths: str | None) -> Iterator[Put]:
         drafts = {name: stack.enter_context(_draft(path)) for name, path in wanted.items()}
         said: list[str] = []
 
-        def put(name: str, text: str) -> None:
+        def put(name: str, text: str | bytes) -> None:
             if name in drafts:
                 try:
-                    drafts[name].write(text)
+                    drafts[name].write(text.encode() if isinstance(text, str) else text)
                     drafts[name].flush()
                 except OSError as error:
                     raise _refused(wanted[name], error) from error
             elif paths[name] == "-":
-                said.append(text)
+                said.append(text if isinstance(text, str) else text.decode())
 
         yield put
     _say(said)
 
 
 @contextmanager
-def _draft(path: Path) -> Iterator[TextIO]:
+def _draft(path: Path) -> Iterator[BinaryIO]:
     """A file under a temporary name; a device or a pipe is written as it is."""
     try:
         if path.exists() and not path.is_file() and not path.is_dir():
-            with path.open("w", encoding="utf-8") as file:
+            with path.open("wb") as file:
                 yield file
             return
         if path.is_dir():
             raise IsADirectoryError(21, "it is a folder")
         temporary = path.parent / f".onnxprune-{os.getpid()}-{path.name}"
-        file = temporary.open("x", encoding="utf-8")
+        file = temporary.open("xb")
     except OSError as error:
         raise _refused(path, error) from error
     try:

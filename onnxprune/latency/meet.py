@@ -14,7 +14,7 @@ from onnxprune.allocation import least
 from onnxprune.cost import Cost, Counts
 from onnxprune.errors import TargetError
 from onnxprune.feeds import Feed
-from onnxprune.latency.table import Table, table_of
+from onnxprune.latency.table import Table
 from onnxprune.plan import make_plan
 from onnxprune.problem import Problem
 from onnxprune.surgery import cut
@@ -110,23 +110,6 @@ class Clock:
     def _counts(self, removed: Removed) -> Counts:
         group_of = self.problem.coupling.group_of
         return np.bincount(group_of[removed], minlength=len(self.problem.count))
-
-
-def clock_of(
-    problem: Problem,
-    target: Target,
-    feed: Feed,
-    provider: str,
-    threads: int | None,
-    tell: Callable[[str], None],
-) -> Clock:
-    """A clock for a target, with the table of the model.
-
-    Raises:
-        ModelError, ProviderError, TargetError: as `table_of`.
-    """
-    table = table_of(problem.coupling, feed, provider, threads, tell)
-    return Clock(problem, target, table, feed, provider, threads)
 
 
 def meet(

@@ -60,7 +60,7 @@ def keep(conditions: Mapping[str, Any], entry: Mapping[str, Any]) -> None:
 
 
 def entries() -> Iterator[Entry]:
-    """All that is kept and can be read, the latest first."""
+    """All that is kept and can be read."""
     for path in _files():
         if (found := _read(path)) is not None:
             yield found

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto
 
 from onnxprune.cost import Cost, Counts
 from onnxprune.errors import TargetError
@@ -42,6 +42,7 @@ NETWORKS, CHECKS = 24, 6  # of random widths: to fit, and to compare the fit wit
 LEAST = 10  # networks that are fitted to, however long it takes
 SECONDS = 40.0  # after which no more are measured
 RUNS, TURN = 8, 0.4  # the most runs of a network, and the seconds after which there are no more
+FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
 NARROW = 0.15  # the narrowest share of a group
 
 
@@ -154,8 +155,12 @@ def _kept(conditions: Mapping[str, Any]) -> Table | None:
 
 
 def _structure(graph: Graph) -> str:
-    """The hash of a model without its weights."""
-    return hashlib.sha256(without_weights(graph.proto).SerializeToString(deterministic=True)).hexdigest()
+    """The hash of a model without its weights; whole numbers, which may be shapes, count."""
+    shell = without_weights(graph.proto)
+    for tensor in shell.graph.initializer:
+        if tensor.data_type in FLOATS:
+            tensor.CopyFrom(TensorProto(name=tensor.name, dims=tensor.dims, data_type=tensor.data_type))
+    return hashlib.sha256(shell.SerializeToString(deterministic=True)).hexdigest()
 
 
 class _Bench:

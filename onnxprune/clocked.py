@@ -1,0 +1,78 @@
+"""Latency tables in words: what was predicted, where a model's time goes, what is kept on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+from rich.text import Text
+
+from onnxprune import words
+from onnxprune.words import Record
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+SOME = 12  # operators that are shown
+NAME = 44  # characters of a name
+
+
+def predicted(record: Record) -> list[str]:
+    """What a table said of the result, beside what the clock says, and what such a table is worth."""
+    model, bench = record.get("latency_model"), record.get("latency_ms")
+    if model is None:
+        return []
+    ratio = bench["ratio"]["value"] if bench and bench.get("ratio") else None
+    clock = "" if ratio is None else f", measured {ratio:.3f}"
+    return [f"{model['predicted']:.3f} of the original's latency{clock}", worth(model)]
+
+
+def worth(model: Mapping[str, Any]) -> str:
+    """How far the predictions of a table are off."""
+    error, fitted = model["error"], words.plural(model["networks"], "network")
+    off = f"{words.percent(error['median'])} in the median, {words.percent(error['most'])} at most"
+    return f"by a table of {fitted}; on {error['networks']} others it was off by {off}"
+
+
+def timetable(record: Record, everything: bool = False) -> list[RenderableType]:
+    """Where a model's time goes, by its table."""
+    model, show = record["latency_model"], words.milliseconds
+    operators = record["operators"]
+    shown = operators if everything else operators[:SOME]
+    grid = _grid("", "now", "share", "half as wide")
+    for entry in shown:
+        share = words.percent(entry["ms"] / model["before_ms"])
+        grid.add_row(words.tail(entry["node"], NAME), show(entry["ms"]), share, show(entry["half_ms"]))
+    title = Text().append(record["model"], "bold").append(f"  {show(model['before_ms'])}, {words.machine(record)}")
+    kinds = "operator by operator" if model["by"] == "node" else "by kinds of operators, from the whole"
+    block = (
+        f"channels count in blocks of {model['block']}" if model["block"] > 1 else "any number of channels is as good"
+    )
+    more = [f"{len(operators) - len(shown)} more: --all shows them"] if len(operators) > len(shown) else []
+    lines = [*more, "", block, f"measured {kinds}, in {model['seconds']:.1f} s", worth(model)]
+    return [title, "", grid, *(Text(line, style="dim") for line in lines)]
+
+
+def shelf(entries: Sequence[Record]) -> list[RenderableType]:
+    """All that was measured before and is kept."""
+    if not entries:
+        return [Text("no latency is kept on disk; see `onnxprune latency MODEL`")]
+    grid = _grid("", "provider", "threads", "latency", "error")
+    for entry in entries:
+        about = entry["conditions"]
+        where = (about["provider"], str(about["threads"] or "default"))
+        if about["what"] == "block":
+            grid.add_row(f"channels in blocks of {entry['block']}", *where, "", "")
+        else:
+            errors = [abs(predicted / measured - 1) for predicted, measured in entry["checked"]]
+            error = words.percent(sorted(errors)[len(errors) // 2])
+            grid.add_row(words.tail(entry["model"], NAME), *where, words.milliseconds(entry["before"]), error)
+    return [grid]
+
+
+def _grid(*headers: str) -> Table:
+    grid = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+    for index, header in enumerate(headers):
+        grid.add_column(header, justify="right" if index else "left", no_wrap=index > 0, overflow="fold")
+    return grid
