@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from math import prod
 
 import onnx
 
@@ -22,6 +24,14 @@ def formats(model: str | os.PathLike[str] | bytes | onnx.ModelProto) -> set[int]
     for node in every_node(proto):
         found |= {a.i for a in node.attribute if node.op_type == "Cast" and a.name == "to"}
     return found
+
+
+def is_half(proto: onnx.ModelProto) -> bool:
+    """Whether most of a model's weights are float16."""
+    sizes: Counter[int] = Counter()
+    for tensor in proto.graph.initializer:
+        sizes[tensor.data_type] += prod(tensor.dims)
+    return 2 * sizes[onnx.TensorProto.FLOAT16] > sum(sizes.values())
 
 
 def every_node(proto: onnx.ModelProto) -> Iterator[onnx.NodeProto]:

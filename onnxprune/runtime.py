@@ -9,6 +9,7 @@ import ctypes
 import dataclasses
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -21,6 +22,9 @@ from onnxprune.formats import formats
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
+
+# How ONNX Runtime, CUDA, TensorRT and OpenVINO say that there is no memory left.
+_MEMORY = re.compile(r"failed to allocate memory|out of ?memory|bad_?alloc", re.IGNORECASE)
 
 Model: TypeAlias = str | os.PathLike[str] | bytes | onnx.ModelProto
 
@@ -155,9 +159,7 @@ def session(
     return made
 
 
-def _provider_options(
-    provider: str, model: Model, threads: int | None, optimize: bool, arena: bool
-) -> dict[str, str]:
+def _provider_options(provider: str, model: Model, threads: int | None, optimize: bool, arena: bool) -> dict[str, str]:
     if provider == "openvino" and threads is not None:  # it has threads of its own, as many as it likes
         return {"num_of_threads": str(threads)}
     if provider == "tensorrt":
@@ -201,9 +203,15 @@ def run(session: InferenceSession, feed: Mapping[str, Array], outputs: Sequence[
             return {name: _from_ort(value) for name, value in zip(names, values, strict=True)}
         return dict(zip(names, session.run(names, dict(feed)), strict=True))
     except Exception as error:  # ONNX Runtime's errors have no common base
-        shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in feed.items())
-        text = one_line(error, MESSAGE_LIMIT)
-        raise ModelError(f"{model_name(session)}: does not run on the inputs {shapes}: {text}") from error
+        raise refused(session, feed, error) from error
+
+
+def refused(session: InferenceSession, feed: Mapping[str, Array], error: Exception) -> ModelError:
+    """That a model does not run on a feed, and why."""
+    shapes, text = ", ".join(f"{name} {list(value.shape)}" for name, value in feed.items()), str(error)
+    if isinstance(error, MemoryError) or _MEMORY.search(text):
+        return ModelError(f"{model_name(session)}: out of memory on the inputs {shapes}; give a smaller batch")
+    return ModelError(f"{model_name(session)}: does not run on the inputs {shapes}: {one_line(text, MESSAGE_LIMIT)}")
 
 
 def needs_ort(session: InferenceSession) -> bool:
