@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import cycle, islice
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -71,9 +71,9 @@ def _joined(feeds: list[Feed], size: int) -> Feed:
     lengths = {len(array) if array.ndim else 0 for array in first.values()}
     if len(lengths) != 1 or lengths == {0}:
         raise DataError(f"--batch {size}: rows of the inputs are not samples one by one; give --shape instead")
-    alike = [f for f in feeds if all(a.shape[1:] == first[name].shape[1:] for name, a in f.items())]
-    enough = list(islice(cycle(alike), -(-size // lengths.pop())))
+    alike = [f for f in feeds if all(array.shape == first[name].shape for name, array in f.items())]
     try:
-        return {name: np.concatenate([feed[name] for feed in enough])[:size] for name in first}
+        rows = np.arange(size) % (lengths.pop() * len(alike))
+        return {name: np.concatenate([feed[name] for feed in alike])[rows] for name in first}
     except MemoryError as error:
         raise DataError(f"{size} samples do not fit in memory; give a smaller batch") from error

@@ -216,7 +216,7 @@ def random_feeds(
     streams = [np.random.default_rng([seed, index]) for index in range(count)]
     try:
         return [{name: _draw(rng, name, spec.dtype, chosen[name]) for name, spec in specs.items()} for rng in streams]
-    except (MemoryError, OverflowError) as error:
+    except (MemoryError, OverflowError, ValueError) as error:  # a size beyond all bounds is a ValueError
         sizes = ", ".join(f"{name} {list(shape)}" for name, shape in chosen.items())
         raise DataError(f"the inputs {sizes} do not fit in memory; give a smaller batch or smaller sizes") from error
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 # How ONNX Runtime, CUDA, TensorRT and OpenVINO say that there is no memory left.
-_MEMORY = re.compile(r"failed to allocate memory|out of ?memory|bad_?alloc", re.IGNORECASE)
+_MEMORY = re.compile(r"failed to allocate memory|out ?of ?memory|bad_?alloc", re.IGNORECASE)
 
 Model: TypeAlias = str | os.PathLike[str] | bytes | onnx.ModelProto
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import time
 from collections.abc import Sequence
 from functools import cache
 from importlib import import_module
@@ -21,7 +22,7 @@ from onnxprune.timing import runner, timed
 GPU_BLOCK = 8
 BLOCKS = (4, 8, 16, 32)  # tried, the largest first
 WIDTHS = range(36, 65, 4)  # of the convolutions that are measured; the last is a multiple of every block
-ROUNDS = 25
+ROUNDS, SECONDS = (10, 100), 1.0  # at least and at most, and the time after which there are no more
 # A width that is rounded up counts as free where it takes no longer than this, or has that share of the time that its
 # additional products would take: where layers also wait for memory, stairs slope.
 COSTS, SHARE = 1.08, 0.3
@@ -84,10 +85,10 @@ def resolve_align(
 
 def free_block(widths: Sequence[int], ms: Sequence[float]) -> int:
     """The largest block to which every measured width can be rounded up for next to nothing."""
-    time = dict(zip(widths, ms, strict=True))
+    ms_of = dict(zip(widths, ms, strict=True))
     for size in sorted(BLOCKS, reverse=True):
-        up = [(w, -(-w // size) * size) for w in widths if -(-w // size) * size in time]
-        if all(time[wide] <= time[w] * max(COSTS, 1 + SHARE * ((wide / w) ** 2 - 1)) for w, wide in up):
+        up = [(w, -(-w // size) * size) for w in widths if -(-w // size) * size in ms_of]
+        if all(ms_of[wide] <= ms_of[w] * max(COSTS, 1 + SHARE * ((wide / w) ** 2 - 1)) for w, wide in up):
             return size
     return 1
 
@@ -101,7 +102,9 @@ def _measured(provider: str, threads: int | None, half: bool) -> tuple[int, list
         sessions = [session(_chain(width, half), provider, threads) for width in WIDTHS]
         feeds = [{"x": np.ones((1, w, SIDE, SIDE), dtype=np.float16 if half else np.float32)} for w in WIDTHS]
         calls = [runner(s, feed, provider) for s, feed in zip(sessions, feeds, strict=True)]
-        times = [[timed(call) for call in calls] for _ in range(ROUNDS)]  # in turns: a busy moment hits all
+        times, start = list[list[float]](), time.perf_counter()
+        while len(times) < ROUNDS[0] or (len(times) < ROUNDS[1] and time.perf_counter() - start < SECONDS):
+            times.append([timed(call) for call in calls])  # in turns: a busy moment hits all
     except OnnxPruneError:
         return None
     fastest = [min(column) for column in zip(*times[1:], strict=True)]
