@@ -11,6 +11,7 @@ import math
 import os
 import re
 from collections.abc import Mapping, Sequence
+from importlib.metadata import packages_distributions
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -69,9 +70,15 @@ def resolve(provider: str) -> str:
     name, there = known[provider]
     if not there:
         have = ", ".join(short for short, (_, here) in known.items() if here)
-        hint = _PROVIDERS[provider][1]
-        raise ProviderError(f"provider '{provider}': not in this ONNX Runtime, which has {have}; to get it, {hint}")
+        hint = f"to get it, {_PROVIDERS[provider][1]}{_in_place()}"
+        raise ProviderError(f"provider '{provider}': not in this ONNX Runtime, which has {have}; {hint}")
     return name
+
+
+def _in_place() -> str:
+    """What to do about the packages that bring the module `onnxruntime` already: the last one installed wins."""
+    have = sorted(set(packages_distributions().get("onnxruntime", ())))
+    return f", after pip uninstall {' '.join(have)}: they bring the same module (docs/providers.md)" if have else ""
 
 
 def model_name(model: Model | InferenceSession) -> str:
