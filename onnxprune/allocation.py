@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune import cost
-from onnxprune.budget import exchanged, spend
+from onnxprune.budget import LEAST, exchanged, spend
 from onnxprune.cost import Cost, Counts
 from onnxprune.errors import OptionError, TargetError
 from onnxprune.groups import Coupling
@@ -95,7 +95,7 @@ def least(measure: Cost, removed: Counts, target: Target, real: float | None = N
     amount = cost if real is None else real
     said = f"{amount:.3g}ms" if target.absolute else f"{amount / max(measure.before, 1e-300):.3f}"
     holding = [f"{name} ({value / cost:.0%})" for name, value in measure.largest(removed) if value > 0]
-    return f"the least that can remain is {target.kind}={said}" + (f", of it {', '.join(holding)}" if holding else "")
+    return f"the least that can remain is {target.kind}={said}" + (f", held by {', '.join(holding)}" if holding else "")
 
 
 def _advice(problem: Problem, limits: Limits) -> str:
@@ -129,15 +129,18 @@ def measure_of(problem: Problem, target: Target) -> Cost:
 
 
 def _budget(problem: Problem, measure: Cost, bound: float) -> Counts:
-    """Give up what is least important for the cost that it saves, then exchange while that keeps more."""
-    layers = [sum(member.role in ("in", "out") for member in group.members) for group in problem.coupling.groups]
-    curves = [n * _lost(problem.scores[units]) for n, units in zip(layers, problem.order, strict=True)]
-    for share in (None, 0.0):  # no group is nearly emptied, unless the target asks for it
-        groups = room_of(problem) if share is None else room_of(problem, share)
-        found = spend(curves, groups, measure, bound)
-        if found is not None:
-            return exchanged(curves, groups, measure, bound, found)
-    return problem.removed(np.zeros(len(problem.count)))
+    """Give up what holds least for the cost that it saves; exchange while that keeps more.
+
+    Since widths multiply, one start may end where another does not: what keeps most in the end is taken.
+    """
+    work = cost.macs(problem.coupling).per_group()
+    curves = [n * _lost(problem.scores[units]) for n, units in zip(work, problem.order, strict=True)]
+    # No group is nearly emptied, unless the target asks for it.
+    spent = (spend(curves, room_of(problem, least), measure, bound) for least in (LEAST, 0.0))
+    first = next((start for start in spent if start is not None), None)
+    starts = [_local(problem, measure, bound), _global(problem, measure, bound), *([] if first is None else [first])]
+    found = [exchanged(curves, room_of(problem), measure, bound, start) for start in starts]
+    return min(found, key=lambda gone: sum(float(curve[n]) for curve, n in zip(curves, gone, strict=True)))
 
 
 def _lost(scores: NDArray[np.float64]) -> NDArray[np.float64]:

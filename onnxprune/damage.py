@@ -6,7 +6,6 @@ repaired by the covariance of their inputs. Between the measured widths the dama
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -100,7 +99,7 @@ class Gauge:
         graph = self.coupling.graph
         starts = [self._start(g) for g in range(len(curves))]
         order = sorted((g for g in range(len(curves)) if widths[g]), key=lambda g: starts[g])
-        workers = self.engine.threads or _processors()
+        workers = self.engine.workers
         waiting: deque[tuple[int, int, Future[float]]] = deque()
         found: list[dict[int, float]] = [{} for _ in curves]
 
@@ -149,8 +148,3 @@ def _users(graph: Graph, name: str) -> Iterator[int]:
                 yield from _users(graph, made)
         else:
             yield node.index
-
-
-def _processors() -> int:
-    """That this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -6,6 +6,7 @@ again and again, with other weights, without what comes before.
 
 from __future__ import annotations
 
+import os
 import tempfile
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -39,6 +40,13 @@ class Engine:
     def session(self, model: ModelProto) -> InferenceSession:
         """A session that keeps no memory between runs: many come and go."""
         return session(model, self.provider, self.threads, arena=False, config=LEAN)
+
+    @property
+    def workers(self) -> int:
+        """How many things may be done at once: as many as threads were asked for, else processors."""
+        return self.threads or (
+            len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -109,7 +109,7 @@ def recover(
     """
     cut = couple(pair.cut, pair.original.options)
     batches = [*fit, *choose]
-    todo = _steps(pair, cut, method, sum(map(rows, batches)), seed, rescale)
+    todo = _steps(pair, cut, method, sum(map(rows, batches)), seed, rescale, engine.workers)
     dense, thin = Walk(pair.original.graph, batches, engine), Walk(pair.cut, batches, engine)
     lost = bonds(pair.original, cut, pair.kept) if method in ("channel", "full") else []
     layers = list[Layer]()
@@ -155,7 +155,7 @@ class Step(Protocol):
         """New weights, and what is said about them."""
 
 
-def _steps(pair: Pair, cut: Coupling, method: str, samples: int, seed: int, rescale: bool) -> list[Step]:
+def _steps(pair: Pair, cut: Coupling, method: str, samples: int, seed: int, rescale: bool, workers: int) -> list[Step]:
     """What is repaired, in the order of the nodes: contractions that lost channels by all means of `method`; of what
     comes after them and lost none itself, biases and the statistics of BatchNormalization (and the variance)."""
     mine = {c.node.outputs[0]: c for c in consumers(pair.original)}
@@ -173,7 +173,7 @@ def _steps(pair: Pair, cut: Coupling, method: str, samples: int, seed: int, resc
         if whole and (b.bias is None or b.y.value in moved or b.node.index < first):
             continue
         kept, rng = (_kept(pair, a), pair.kept(a.y)), np.random.default_rng([seed, number])
-        refit = Refit(a, b, kept, samples, "bias" if whole else method, rng, rescale)
+        refit = Refit(a, b, kept, samples, "bias" if whole else method, rng, rescale, workers)
         # The variance that is given back is that of the original's own result.
         branch = None if rescale else branch_of(a, b)
         found.append(Contracted(a, b, refit, kept[1], branch, not whole))

@@ -12,7 +12,7 @@ fade. Results may be given their variance back (`rescale`), which no error of a 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from onnxprune.consumers import Consumer
 from onnxprune.patch import NOTHING, Patch
-from onnxprune.solve import error, ridges
+from onnxprune.solve import at_once, error, ridges
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
@@ -128,6 +128,7 @@ class Refit:
         method: str,
         rng: np.random.Generator,
         rescale: bool = False,
+        workers: int = 1,
     ) -> None:
         """Nothing is collected yet.
 
@@ -139,8 +140,9 @@ class Refit:
             method: the most that is tried.
             rng: draws places.
             rescale: give every result the variance that the original's has.
+            workers: repairs that are tried at once.
         """
-        self.rescale = rescale
+        self.rescale, self.workers = rescale, workers
         self.whole, self.cut, self.rng = whole, cut, rng
         self.kept_x, self.kept_y = kept
         groups, self.outputs, channels, self.taps = cut.weights.shape
@@ -192,12 +194,12 @@ class Refit:
         tried = [_Repair("bias", None, self.plain)] if self.free else []
         if self.maps_too:
             tried += self._mapped(fit_map, RIDGES)
-        risks = [risk(repair.w, fit.offset(repair.w)) for repair in tried]
+        risks = self._each(lambda repair: risk(repair.w, fit.offset(repair.w)), tried)
         if self.fits_too:
             best = tried[int(np.argmin(risks))] if tried else None
             priors = [self.plain] + ([best.w] if best and best.method == "channel" else [])
-            fits = _fitted(centred, priors, RIDGES)
-            risks += [risk(repair.w, fit.offset(repair.w)) for repair in fits]
+            fits = _fitted(centred, priors, RIDGES, self.workers)
+            risks += self._each(lambda repair: risk(repair.w, fit.offset(repair.w)), fits)
             tried += fits
         least = min(risks, default=np.inf)
         scale = max(test[2], np.finfo(float).tiny)
@@ -213,6 +215,9 @@ class Refit:
             w = self._rescaled(self._again(found, fit, maps[0] + maps[1]).w, fit)
         offset = fit.offset(w).reshape(-1) if self.free else None
         return self.cut.patch(w.reshape(self.cut.weights.shape), offset), said
+
+    def _each(self, judge: Callable[[_Repair], float], repairs: Sequence[_Repair]) -> list[float]:
+        return at_once(judge, repairs, self.workers)
 
     def _rescaled(self, w: Floats, fit: Moments) -> Floats:
         return w * fit.faded(w)[:, :, None] if self.rescale and self.free else w
@@ -236,7 +241,7 @@ class Refit:
         by_tap = np.moveaxis(rows, 3, 2).reshape(len(whole), -1, whole.shape[2])  # groups, outputs and taps, channels
         kept = self.kept_x.reshape(len(whole), -1)
         prior = np.stack([r[:, k] for r, k in zip(by_tap, kept, strict=True)])
-        found = ridges(gram, by_tap @ cross, [prior], strengths)
+        found = ridges(gram, by_tap @ cross, [prior], strengths, self.workers)
 
         def laid(w: Floats) -> Floats:
             return np.asarray(np.moveaxis(w.reshape(*rows.shape[:2], self.taps, -1), 3, 2).reshape(self.plain.shape))
@@ -244,9 +249,9 @@ class Refit:
         return [_Repair("channel", s, laid(w)) for s, (w,) in zip(strengths, found, strict=True)]
 
 
-def _fitted(centred: Centred, priors: Sequence[Floats], strengths: Sequence[float]) -> list[_Repair]:
+def _fitted(centred: Centred, priors: Sequence[Floats], strengths: Sequence[float], workers: int = 1) -> list[_Repair]:
     gram, cross, _ = centred
-    found = ridges(gram, cross, priors, strengths)
+    found = ridges(gram, cross, priors, strengths, workers)
     return [
         _Repair("full", s, w, prior)
         for s, made in zip(strengths, found, strict=True)

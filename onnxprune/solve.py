@@ -5,13 +5,17 @@ Everything is in float64 and takes a stack of problems in the leading axes (one 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 
 
 def ridge(gram: Floats, cross: Floats, prior: Floats, strength: float) -> Floats:
@@ -26,13 +30,30 @@ def ridge(gram: Floats, cross: Floats, prior: Floats, strength: float) -> Floats
     return ridges(gram, cross, [prior], [strength])[0][0]
 
 
-def ridges(gram: Floats, cross: Floats, priors: Sequence[Floats], strengths: Sequence[float]) -> list[list[Floats]]:
-    """`ridge` for every prior at every strength: found[strength][prior]; a matrix is factored once a strength."""
+def ridges(
+    gram: Floats, cross: Floats, priors: Sequence[Floats], strengths: Sequence[float], workers: int = 1
+) -> list[list[Floats]]:
+    """`ridge` for every prior at every strength: found[strength][prior]; a matrix is factored once a strength.
+
+    So many strengths are tried at once as there are `workers`.
+    """
     size, rows = gram.shape[-1], cross.shape[-2]
     mean = np.maximum(np.trace(gram, axis1=-2, axis2=-1) / max(size, 1), np.finfo(float).tiny)[..., None, None]
     left = np.concatenate([cross - prior @ gram for prior in priors], axis=-2)
-    changes = [solve(gram + strength * mean * np.eye(size), left) for strength in strengths]
+
+    def change(strength: float) -> Floats:
+        return solve(gram + strength * mean * np.eye(size), left)
+
+    changes = at_once(change, strengths, workers)
     return [[prior + change[..., n * rows : (n + 1) * rows, :] for n, prior in enumerate(priors)] for change in changes]
+
+
+def at_once(do: Callable[[Item], Made], items: Iterable[Item], workers: int) -> list[Made]:
+    """`do` for every item, for so many at a time; what comes out is the same for any number."""
+    if workers == 1:
+        return [do(item) for item in items]
+    with ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(do, items))
 
 
 def solve(symmetric: Floats, right: Floats) -> Floats:

@@ -282,7 +282,7 @@ def test_limits_that_leave_nothing_to_cut(coupling: Coupling, limits: dict[str, 
 
 
 def test_advice_names_only_options_in_use(coupling: Coupling) -> None:
-    with pytest.raises(TargetError, match=r"macs=0\.\d+, of it .*; see `onnxprune inspect`$"):
+    with pytest.raises(TargetError, match=r"macs=0\.\d+, held by .*; see `onnxprune inspect`$"):
         choose(coupling, "macs=0.0001")
 
 
@@ -312,3 +312,41 @@ def test_what_cannot_be_allocated(coupling: Coupling) -> None:
 def test_a_group_is_never_removed_altogether(coupling: Coupling) -> None:
     with pytest.raises(PlanError, match=r"all units of group '.*' are removed; leave one"):
         make_plan(coupling, np.ones(coupling.units, dtype=bool))
+
+
+# Weighing importance against cost
+
+
+def lost(coupling: Coupling, removed: Removed) -> float:
+    """What the budget scope makes least: MACs times minus the log of the share of energy that stays, over groups."""
+    energy = np.square(score(coupling))
+    whole = np.bincount(coupling.group_of, weights=energy)
+    left = np.bincount(coupling.group_of, weights=energy * ~removed)
+    return float((cost.macs(coupling).per_group() * -np.log(left / whole)).sum())
+
+
+@pytest.mark.parametrize("target", ["macs=0.7", "macs=0.4", "params=0.6"])
+def test_the_budget_scope_keeps_more_for_the_same_cost(coupling: Coupling, target: str) -> None:
+    others = [lost(coupling, choose(coupling, target, scope)) for scope in ("local", "global")]
+    assert lost(coupling, choose(coupling, target, "budget")) <= min(others) * (1 + 1e-9)
+
+
+def test_a_latency_needs_its_cost(coupling: Coupling) -> None:
+    with pytest.raises(TargetError, match="latency is measured"):
+        choose(coupling, "latency=0.5")
+    scores, bound = score(coupling), parse_target("latency=0.5")
+    removed = allocate(coupling, scores, bound, "budget", measure=cost.params(coupling))  # any cost will do
+    assert cost.params(coupling)(counts(coupling, removed)) <= 0.5 * cost.params(coupling).before
+
+
+@pytest.mark.parametrize(
+    ("text", "amount", "absolute"),
+    [
+        ("latency=0.5", 0.5, False),
+        ("latency=5ms", 5, True),
+        ("latency=250us", 0.25, True),
+        ("latency=1.5s", 1500, True),
+    ],
+)
+def test_latencies(text: str, amount: float, absolute: bool) -> None:
+    assert parse_target(text) == Target("latency", pytest.approx(amount), absolute)
