@@ -209,11 +209,16 @@ def random_feeds(
 
     Raises:
         ModelError, DataError, ShapeError: as `input_specs` and `choose_shapes` do.
+        DataError: they do not fit in memory.
     """
     specs = input_specs(model)
     chosen = choose_shapes(specs, shapes, defaults).shapes
     streams = [np.random.default_rng([seed, index]) for index in range(count)]
-    return [{name: _draw(rng, name, spec.dtype, chosen[name]) for name, spec in specs.items()} for rng in streams]
+    try:
+        return [{name: _draw(rng, name, spec.dtype, chosen[name]) for name, spec in specs.items()} for rng in streams]
+    except (MemoryError, OverflowError, ValueError) as error:  # a size beyond all bounds is a ValueError
+        sizes = ", ".join(f"{name} {list(shape)}" for name, shape in chosen.items())
+        raise DataError(f"the inputs {sizes} do not fit in memory; give a smaller batch or smaller sizes") from error
 
 
 def _draw(rng: np.random.Generator, name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:

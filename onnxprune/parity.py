@@ -13,6 +13,7 @@ import onnx
 
 from onnxprune.errors import DataError
 from onnxprune.feeds import Array, Feed, random_feeds, read_header
+from onnxprune.formats import every_node, formats
 from onnxprune.runtime import LEAN, Model, plain, run, session
 
 if TYPE_CHECKING:
@@ -151,24 +152,11 @@ def tolerance(model: Model) -> float:
     float32 model.
     """
     proto = read_header(model)
-    values = (*proto.graph.input, *proto.graph.output, *proto.graph.value_info)
-    types = {t.data_type for t in proto.graph.initializer} | {v.type.tensor_type.elem_type for v in values}
-    limits = [EXACT]
-    for node in _nodes([*proto.graph.node, *(n for function in proto.functions for n in function.node)]):
-        types |= {a.i for a in node.attribute if node.op_type == "Cast" and a.name == "to"}
-        if re.search("QLinear|Quantize|Integer$", node.op_type):
-            limits.append(EXACT_QUANTISED)
-    formats = {onnx.TensorProto.FLOAT16: EXACT_FLOAT16, onnx.TensorProto.BFLOAT16: EXACT_BFLOAT16}
-    return max(limits + [limit for kind, limit in formats.items() if kind in types])
-
-
-def _nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
-    """These nodes and those of their subgraphs."""
-    for node in nodes:
-        yield node
-        for attribute in node.attribute:
-            yield from _nodes(attribute.g.node)
-            yield from (inner for graph in attribute.graphs for inner in _nodes(graph.node))
+    kinds, limits = formats(proto), [EXACT]
+    if any(re.search("QLinear|Quantize|Integer$", node.op_type) for node in every_node(proto)):
+        limits.append(EXACT_QUANTISED)
+    rough = {onnx.TensorProto.FLOAT16: EXACT_FLOAT16, onnx.TensorProto.BFLOAT16: EXACT_BFLOAT16}
+    return max(limits + [limit for kind, limit in rough.items() if kind in kinds])
 
 
 def parity(

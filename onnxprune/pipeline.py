@@ -17,8 +17,10 @@ from threadpoolctl import threadpool_limits
 from onnxprune import graph as graphs
 from onnxprune import inspection, writing
 from onnxprune import metric as metrics
+from onnxprune.batches import batch_shapes
 from onnxprune.data import SYNTHETIC, Feeds, read
 from onnxprune.errors import GateError, OptionError
+from onnxprune.feeds import input_specs
 from onnxprune.graph import Graph
 from onnxprune.likeness import likeness
 from onnxprune.matching import matched
@@ -99,13 +101,15 @@ class Pipeline:
         measured = None if metric is None else metrics.load(metric)
         seconds, notes = 0.0 if checks is None else checks.seconds, {} if memo is None else memo
         context = Context(provider, threads, None, dict(shapes or {}), on_stage, memo=notes, bench_seconds=seconds)
-        context = replace(context, shared=memo is not None)
+        context = replace(context, shared=memo is not None, batch=None if checks is None else checks.batch)
         with context.stage("load"):
             original = context.once("original", lambda: graphs.load(model, shapes))
             if out is not None:
                 writing.check_output(original, out)
         # An inner value's shape is for the analysis of this model: it is not fed, and a pass may change it.
         context = replace(context, shapes={n: s for n, s in context.shapes.items() if n in original.inputs})
+        if context.batch is not None:
+            batch_shapes(input_specs(original.proto), context.batch, context.shapes)  # what it lacks is said at once
         if data is not None:
             context = replace(context, data=context.once("data", lambda: _feeds(data, original, context)))
         record: Record = {"version": 1, "model": original.name, "provider": provider, "threads": threads}

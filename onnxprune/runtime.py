@@ -9,7 +9,9 @@ import ctypes
 import dataclasses
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
+from importlib.metadata import packages_distributions
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -17,9 +19,13 @@ import onnx
 
 from onnxprune.errors import MESSAGE_LIMIT, ModelError, OptionError, ProviderError, one_line
 from onnxprune.feeds import Array
+from onnxprune.formats import formats
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
+
+# How ONNX Runtime, CUDA, TensorRT and OpenVINO say that there is no memory left.
+_MEMORY = re.compile(r"failed to allocate memory|out ?of ?memory|bad_?alloc", re.IGNORECASE)
 
 Model: TypeAlias = str | os.PathLike[str] | bytes | onnx.ModelProto
 
@@ -64,9 +70,15 @@ def resolve(provider: str) -> str:
     name, there = known[provider]
     if not there:
         have = ", ".join(short for short, (_, here) in known.items() if here)
-        hint = _PROVIDERS[provider][1]
-        raise ProviderError(f"provider '{provider}': not in this ONNX Runtime, which has {have}; to get it, {hint}")
+        hint = f"to get it, {_PROVIDERS[provider][1]}{_in_place()}"
+        raise ProviderError(f"provider '{provider}': not in this ONNX Runtime, which has {have}; {hint}")
     return name
+
+
+def _in_place() -> str:
+    """What to do about the packages that bring the module `onnxruntime` already: the last one installed wins."""
+    have = sorted(set(packages_distributions().get("onnxruntime", ())))
+    return f", after pip uninstall {' '.join(have)}: they bring the same module (docs/providers.md)" if have else ""
 
 
 def model_name(model: Model | InferenceSession) -> str:
@@ -96,8 +108,9 @@ def session(
     Args:
         model: a path, a `ModelProto` (up to 2 GB, with its weights in memory), or its bytes.
         provider: short name; nodes that it does not support run on the CPU.
-        threads: for the work inside one node; ONNX Runtime's choice if None.
-        optimize: all graph optimisations, or none (then CUDA computes without TF32, too).
+        threads: for the work inside one node; the provider's choice if None.
+        optimize: all graph optimisations, or none. Then CUDA computes without TF32, and in the place of TensorRT, which
+            cannot do without.
         arena: keep memory for the next run; off where many sessions come and go.
         config: entries for `SessionOptions.add_session_config_entry`.
         profile: how the name of the file begins into which ONNX Runtime writes what every node took.
@@ -112,6 +125,8 @@ def session(
     if threads is not None and threads < 1:
         raise OptionError(f"threads must be at least 1, not {threads}; leave it out for ONNX Runtime's choice")
     wanted, source = resolve(provider), _source(model)
+    if provider == "tensorrt" and not optimize:
+        provider, wanted = "cuda", resolve("cuda")
     levels = onnxruntime.GraphOptimizationLevel
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
@@ -125,9 +140,9 @@ def session(
         options.add_session_config_entry(key, value)
     if profile is not None:
         options.enable_profiling, options.profile_file_prefix = True, os.fspath(profile)
-    chain = [(wanted, _provider_options(provider, optimize, arena)), ("CPUExecutionProvider", {})]
+    chain = [(wanted, _provider_options(provider, model, threads, optimize, arena)), ("CPUExecutionProvider", {})]
     if provider == "tensorrt":
-        chain.insert(1, ("CUDAExecutionProvider", _provider_options("cuda", optimize, arena)))
+        chain.insert(1, ("CUDAExecutionProvider", _provider_options("cuda", model, threads, optimize, arena)))
     try:
         made = onnxruntime.InferenceSession(
             source, options, providers=chain[: 1 if provider == "cpu" else None], enable_fallback=0
@@ -151,7 +166,13 @@ def session(
     return made
 
 
-def _provider_options(provider: str, optimize: bool, arena: bool) -> dict[str, str]:
+def _provider_options(provider: str, model: Model, threads: int | None, optimize: bool, arena: bool) -> dict[str, str]:
+    if provider == "openvino" and threads is not None:  # it has threads of its own, as many as it likes
+        return {"num_of_threads": str(threads)}
+    if provider == "tensorrt":
+        # Its cache knows an engine by the names in the graph: a model with other weights would get the wrong one.
+        fresh = {"trt_engine_cache_enable": "False"}
+        return fresh | {"trt_fp16_enable": "True"} if onnx.TensorProto.FLOAT16 in formats(model) else fresh
     if provider != "cuda":
         return {}
     exact = {} if optimize else {"use_tf32": "0"}
@@ -189,9 +210,15 @@ def run(session: InferenceSession, feed: Mapping[str, Array], outputs: Sequence[
             return {name: _from_ort(value) for name, value in zip(names, values, strict=True)}
         return dict(zip(names, session.run(names, dict(feed)), strict=True))
     except Exception as error:  # ONNX Runtime's errors have no common base
-        shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in feed.items())
-        text = one_line(error, MESSAGE_LIMIT)
-        raise ModelError(f"{model_name(session)}: does not run on the inputs {shapes}: {text}") from error
+        raise refused(session, feed, error) from error
+
+
+def refused(session: InferenceSession, feed: Mapping[str, Array], error: Exception) -> ModelError:
+    """That a model does not run on a feed, and why."""
+    shapes, text = ", ".join(f"{name} {list(value.shape)}" for name, value in feed.items()), str(error)
+    if isinstance(error, MemoryError) or _MEMORY.search(text):
+        return ModelError(f"{model_name(session)}: out of memory on the inputs {shapes}; give a smaller batch")
+    return ModelError(f"{model_name(session)}: does not run on the inputs {shapes}: {one_line(text, MESSAGE_LIMIT)}")
 
 
 def needs_ort(session: InferenceSession) -> bool:

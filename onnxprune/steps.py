@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar, cast
 from onnx import ModelProto
 from onnx.external_data_helper import uses_external_data
 
+from onnxprune.batches import of_batch
 from onnxprune.calibrate import shapes_met
 from onnxprune.cost import macs
 from onnxprune.coupling import couple
@@ -42,6 +43,7 @@ class Context:
         threads: threads inside an operator; None: ONNX Runtime's choice.
         data: the user's inputs, if given.
         shapes: input name -> shape, for inputs that the model leaves open.
+        batch: samples in a run where latency is measured; None: as the data have them, else 1.
         bench_seconds: the most time for a comparison of latencies; 0: nothing is run to be timed.
         before: the model that the last cut was made of; None: nothing was cut yet.
         plan: that cut.
@@ -65,6 +67,7 @@ class Context:
     memo: dict[Hashable, Any] = field(default_factory=dict)
     shared: bool = False
     bench_seconds: float = 0.0
+    batch: int | None = None
 
     def whole(self, model: ModelProto | Path, folder: Path | None) -> ModelProto | Path:
         """A model with all its weights: a pass that copies one leaves external data in the `folder` of the original."""
@@ -83,10 +86,13 @@ class Context:
         """What a latency is measured on: the data, or random inputs, which alone know of the sizes that were asked for.
 
         Raises:
-            ShapeError, DataError: a size is missing.
+            ShapeError, DataError: a size is missing, or there is no such batch.
         """
-        if self.data is not None and not self.shapes:
-            return list(islice(self.data, 1))
+        data = None if self.shapes else self.data
+        if self.batch is not None:
+            return [of_batch(graph.proto, self.batch, data, self.shapes)]
+        if data is not None:
+            return list(islice(data, 1))
         return random_feeds(input_specs(graph.proto), shapes=self.shapes)
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:

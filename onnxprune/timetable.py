@@ -11,6 +11,7 @@ import numpy as np
 from onnxprune import graph as graphs
 from onnxprune.coupling import couple
 from onnxprune.data import read
+from onnxprune.formats import is_half
 from onnxprune.latency import shelf
 from onnxprune.latency.block import resolve_align
 from onnxprune.latency.table import table_of
@@ -30,6 +31,7 @@ def timetable(
     align: str | int = "auto",
     allow_inexact: bool = False,
     head_dims: bool = False,
+    batch: int | None = None,
     on_stage: Callable[[str], None] = lambda name: None,
 ) -> Record:
     """Measure a model's latency table, or take it from the disk.
@@ -40,6 +42,7 @@ def timetable(
         data: inputs as for `prune`; without them, or with `shapes`, random ones.
         shapes: input name -> shape, where the model leaves it open.
         align, allow_inexact, head_dims: as for `prune`, which then finds the table on the disk.
+        batch: samples in a run; None: as the data have them, else 1.
         on_stage: told the name of every stage as it begins.
 
     Returns:
@@ -53,8 +56,8 @@ def timetable(
     graph = graphs.load(model, shapes)
     feeds = None if data is None else read(data, graph.proto)
     given = {name: shape for name, shape in (shapes or {}).items() if name in graph.inputs}
-    context = Context(provider, threads, feeds, given, on_stage)
-    width = resolve_align(align, provider, threads, measure=True)
+    context = Context(provider, threads, feeds, given, on_stage, batch=batch)
+    width = resolve_align(align, provider, threads, measure=True, half=is_half(graph.proto))
     coupling = couple(graph, Options(width, allow_inexact, head_dims))
     context.observe(coupling)
     table = table_of(coupling, context.feeds(graph)[0], provider, threads, on_stage)

@@ -1,7 +1,8 @@
 """The latency protocol: how long a run takes, and how two models compare, each with a confidence interval.
 
 Two models take turns, and the order of the turns alternates, so that a busy neighbour or a warming processor
-hits both. A turn is one run, or for fast models several, of which the first (it finds the caches as the other
+hits both. What a session does once, compiling or building an engine, comes before: every feed is run before the clock
+starts. A turn is one run, or for fast models several, of which the first (it finds the caches as the other
 model left them) is thrown away. Turns go on until the 95 % interval is within 2 % of its value, or the time
 is up. Everything is in milliseconds of wall time, measured around `InferenceSession.run`; on a GPU around a
 run with inputs and outputs bound to the device, waiting for it to end.
@@ -19,9 +20,10 @@ from dataclasses import dataclass
 from itertools import islice, pairwise
 from typing import TYPE_CHECKING, Any
 
+from onnxprune.batches import batch_shapes, of_batch
 from onnxprune.errors import DataError, ModelError, OptionError
-from onnxprune.feeds import Feed, Shapes, choose_shapes, input_specs, random_feeds
-from onnxprune.runtime import Model, model_name, needs_ort, plain, run, session, to_ort
+from onnxprune.feeds import Feed, InputSpec, Shapes, choose_shapes, input_specs, random_feeds
+from onnxprune.runtime import Model, model_name, needs_ort, plain, refused, run, session, to_ort
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -66,6 +68,7 @@ class Latency:
     q3: float
     fastest: float
     nodes: dict[str, int]  # provider -> nodes placed on it, before fusion; empty where unknown
+    fallback: int | None = None  # of these on other providers than the wanted one; None where unknown
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON; times in milliseconds, `spread` from first to third quartile."""
@@ -76,6 +79,7 @@ class Latency:
             "spread": [self.q1, self.q3],
             "fastest": self.fastest,
             "nodes": self.nodes,
+            "fallback": self.fallback,
         }
 
 
@@ -98,6 +102,7 @@ class Bench:
     burst: int  # timed runs in a turn
     seconds: float
     converged: bool  # the interval got narrow enough before the time was up
+    batch: int | None = None  # samples in a run, where that was asked for
 
     @property
     def busy(self) -> bool:
@@ -151,6 +156,7 @@ def bench(
     runs: int = 20,
     min_seconds: float = 0.5,
     max_seconds: float = 10.0,
+    batch: int | None = None,
 ) -> Bench:
     """Measure the latency of `a`, or of `a` and `b` in turns.
 
@@ -165,9 +171,10 @@ def bench(
         runs: the least number of turns.
         min_seconds: the least time to measure.
         max_seconds: when to stop even so, after at least one turn; warming up comes on top.
+        batch: samples in a run; None: as the feeds have them, else 1.
 
     Raises:
-        ModelError, ProviderError: a model does not load or run, or `b` has other inputs.
+        ModelError, ProviderError: a model does not load or run, is out of memory, or `b` has other inputs.
         DataError, ShapeError: the feeds or shapes do not fit.
         OptionError: a number is out of range.
     """
@@ -184,7 +191,10 @@ def bench(
     for model, other in zip(models[1:], sessions[1:], strict=True):
         if set(input_specs(other)) != set(specs):
             raise ModelError(f"{model_name(model)}: its inputs are not those of {model_name(a)}; bench it alone")
-    kept = random_feeds(sessions[0], shapes=shapes) if feeds is None else list(islice(feeds, MAX_FEEDS))
+    if batch is not None:
+        kept = [of_batch(specs, batch, feeds, shapes)]
+    else:
+        kept = random_feeds(specs, shapes=shapes) if feeds is None else list(islice(feeds, MAX_FEEDS))
     if not kept:
         raise DataError("bench needs at least one feed and got none; leave `feeds` out for a random one")
     for s, feed in ((s, feed) for s in sessions for feed in kept):
@@ -205,12 +215,17 @@ def bench(
         others=None if before is None or after is None else max(0.0, after - before) / seconds,
         onnxruntime=onnxruntime.__version__,
         inputs={name: list(value.shape) for name, value in kept[0].items()},
-        assumed=choose_shapes(specs, shapes).assumed if feeds is None else (),
+        assumed=_assumed(specs, shapes, batch) if feeds is None else (),
         turns=len(times[0]),
         burst=clock.burst,
         seconds=seconds,
         converged=converged,
+        batch=batch,
     )
+
+
+def _assumed(specs: dict[str, InputSpec], shapes: Shapes | None, batch: int | None) -> tuple[str, ...]:
+    return (choose_shapes(specs, shapes) if batch is None else batch_shapes(specs, batch, shapes)).assumed
 
 
 # A session's idle workers spin for a while after a run and would take cores from the other model's turn.
@@ -218,7 +233,11 @@ CONFIG = {"session.force_spinning_stop": "1", "session.record_ep_graph_assignmen
 
 
 def runner(session: InferenceSession, feed: Mapping[str, Any], provider: str) -> Callable[[], Any]:
-    """A call that runs the model once and returns when the outputs are there; on a GPU, inputs are there before."""
+    """A call that runs the model once and returns when the outputs are there; on a GPU, inputs are there before.
+
+    Raises:
+        ModelError: there is no room for inputs and outputs, or the model does not run on them.
+    """
     return _runner(session, feed, _DEVICES.get(provider))
 
 
@@ -226,15 +245,20 @@ def _runner(session: InferenceSession, feed: Mapping[str, Any], device: str | No
     if device is None and not needs_ort(session):
         return lambda: session.run(None, feed)
     binding = session.io_binding()
-    for name, value in feed.items():
-        binding.bind_ortvalue_input(name, to_ort(value, device or "cpu"))
-    for output in session.get_outputs():
-        binding.bind_output(output.name, device or "cpu")
 
     def bound() -> None:
         session.run_with_iobinding(binding)
         binding.synchronize_outputs()
 
+    try:
+        for name, value in feed.items():
+            binding.bind_ortvalue_input(name, to_ort(value, device or "cpu"))
+        binding.synchronize_inputs()
+        for output in session.get_outputs():
+            binding.bind_output(output.name, device or "cpu")
+        bound()
+    except Exception as error:  # ONNX Runtime's errors have no common base
+        raise refused(session, feed, error) from error
     return bound
 
 
@@ -311,7 +335,9 @@ def _ratio(times: list[list[float]]) -> Interval:
 
 def _latency(model: Model, times: Sequence[float], session: InferenceSession) -> Latency:
     q1, _, q3 = statistics.quantiles(times, n=4, method="inclusive") if len(times) > 1 else [times[0]] * 3
-    return Latency(model_name(model), median_interval(times), q1, q3, min(times), placement(session))
+    nodes, wanted = placement(session), session.get_providers()[0]
+    elsewhere = sum(number for name, number in nodes.items() if name != wanted) if nodes else None
+    return Latency(model_name(model), median_interval(times), q1, q3, min(times), nodes, elsewhere)
 
 
 def placement(session: InferenceSession) -> dict[str, int]:

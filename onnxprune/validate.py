@@ -41,11 +41,13 @@ class Checks:
         seconds: the most time for the latency comparison; 0: not measured.
         min_speedup: the least speed-up; the run fails below it.
         max_drop: the largest loss of fidelity (share of top-1 answers that change, or 1 - cosine); fails above it.
+        batch: samples in a run where latency is measured; None: as the data have them, else 1.
     """
 
     seconds: float = 5.0
     min_speedup: float | None = None
     max_drop: float | None = None
+    batch: int | None = None
 
 
 def validate(
@@ -122,7 +124,7 @@ def validate(
         warnings.append(f"latency is not measured beyond {PROTOBUF_LIMIT / 1e9:.1f} GB: see `onnxprune bench`")
     elif checks.seconds > 0 or checks.min_speedup is not None:
         with context.stage("latency"):
-            timed = context.feeds(graph) if context.shapes else feeds
+            timed = context.feeds(graph) if context.shapes or context.batch else feeds
             found["latency_ms"] = _latency(original, pruned, timed, checks, context)
     return found
 
@@ -270,6 +272,7 @@ def _latency(
         feeds,
         max_seconds=max(checks.seconds, 1.0),
         min_seconds=min(0.5, checks.seconds),
+        batch=context.batch,
     )
     assert measured.b is not None
     return {"before": measured.a.to_dict(), "after": measured.b.to_dict(), **measured.to_dict()}

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import isfinite, isnan, nan
 from typing import Any, NamedTuple
 
+from onnxprune.placed import fallback
+
 Record = Mapping[str, Any]
 
 # Names that exporters give to tensors that they made themselves.
@@ -149,15 +151,13 @@ def machine(bench: Record) -> str:
 
 def conditions(bench: Record) -> list[str]:
     """Under what a latency was measured, and what makes it doubtful."""
-    lines = [f"{machine(bench)}, {bench['turns']} turns"]
+    batch = f", batches of {bench['batch']}" if bench.get("batch") else ""
+    lines = [f"{machine(bench)}{batch}, {bench['turns']} turns"]
     if bench["busy"]:
         lines.append("other processes kept the processors busy: measure again, or with --threads 1")
     elif not bench["converged"]:
         lines.append("the interval did not get narrow in time: give more seconds")
-    nodes: dict[str, int] = (bench["b"] or bench["a"])["nodes"]
-    if len(nodes) > 1:
-        lines.append("nodes on " + ", ".join(f"{name} {number}" for name, number in nodes.items()))
-    return lines
+    return [*lines, *fallback(bench)]
 
 
 def proof(record: Record) -> Verdict:

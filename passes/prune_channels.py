@@ -13,6 +13,7 @@ from onnxprune.allocation import bound_of, choose, measure_of
 from onnxprune.cost import Cost
 from onnxprune.criteria.base import AUTO, CRITERIA, score, sight_of
 from onnxprune.errors import OptionError
+from onnxprune.formats import is_half
 from onnxprune.graph import Graph
 from onnxprune.groups import Coupling
 from onnxprune.latency.block import resolve_align
@@ -82,7 +83,8 @@ class PruneChannels:
         with context.stage("analysis"):
             align = 1
             if target.kind != "lossless":
-                align = resolve_align(self.align, context.provider, context.threads, measure)
+                half = is_half(graph.proto)
+                align = resolve_align(self.align, context.provider, context.threads, measure, half)
             coupling = context.couple(graph, Options(align, self.allow_inexact, self.head_dims))
         if target.kind == "lossless":
             with context.stage("search"):

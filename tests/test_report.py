@@ -29,7 +29,8 @@ def record() -> dict[str, Any]:
         "option": "--x",
     }
     measured = {"provider": "cpu", "threads": 2, "cpus": 8, "onnxruntime": "1.2.3", "turns": 40, "busy": True}
-    latency = measured | {"converged": False, "a": {"nodes": {}}, "b": {"nodes": {"cuda": 3, "cpu": 1}}}
+    latency = measured | {"converged": False, "a": {"nodes": {}, "fallback": None}}
+    latency["b"] = {"nodes": {"cuda": 3, "cpu": 1}, "fallback": 1}
     return {
         "groups": [group, group | {"name": "whole", "units": {"before": 8, "after": 8}}],
         "locked": [lock] * 3,

@@ -24,6 +24,7 @@ from onnxprune.commands.output import Progress, check_paths, files, show
 @options.data
 @options.preprocess
 @options.shape
+@options.batch
 @click.option(
     "--seconds", type=options.Number(1), default=10.0, show_default=True, metavar="S", help="Longest measurement."
 )
@@ -43,6 +44,7 @@ def bench(a: str, b: str | None, seconds: float, json: str | None, quiet: bool, 
         progress("latency")
         feeds = None if given["data"] is None else read(source(given), a)
         shapes = options.shapes(given["shape"])
-        found = timing.bench(a, b, given["provider"], given["threads"], feeds, shapes, max_seconds=seconds).to_dict()
+        where = given["provider"], given["threads"]
+        found = timing.bench(a, b, *where, feeds, shapes, max_seconds=seconds, batch=given["batch"]).to_dict()
         put("json", jsons.dumps(found, indent=2) + "\n")
     show(report.comparison(found), json, quiet=quiet)

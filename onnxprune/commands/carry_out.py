@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Given = dict[str, Any]
 SCORING = ("criterion", "combine", "normalise", "seed")
 CHOOSING = (*SCORING, "scope", "ratios", "recover", "distance")  # nothing for a lossless target
-MEASURED = ("min_speedup", "max_drop", "metric")  # nothing where the models are not run
+MEASURED = ("min_speedup", "max_drop", "metric", "batch")  # nothing where the models are not run
 SELECTION = (
     "target",
     *SCORING,
@@ -75,11 +75,14 @@ def conditions(given: Given) -> dict[str, Any]:
     """The options of the checks, as the engine takes them.
 
     Raises:
-        UsageError: a gate or a metric without its measurement.
+        UsageError: a gate, a metric or a batch without its measurement.
     """
-    wanted = [f"--{name.replace('_', '-')}" for name in MEASURED if given[name] is not None]
+    wanted = [f"--{name.replace('_', '-')}" for name in MEASURED if given.get(name) is not None]
     if given["no_validate"] and wanted:
         raise click.UsageError(f"--no-validate leaves {wanted[0]} without a measurement; drop one of the two")
+    batch = given.get("batch")
+    if batch is not None and given["seconds"] == 0 and given["min_speedup"] is None:
+        raise click.UsageError("--bench-seconds 0 leaves --batch without a measurement; drop one of the two")
     from onnxprune.validate import Checks
 
     return {
@@ -88,7 +91,7 @@ def conditions(given: Given) -> dict[str, Any]:
         "threads": given["threads"],
         "shapes": shapes(given["shape"]),
         "validate": not given["no_validate"],
-        "checks": Checks(given["seconds"], given["min_speedup"], given["max_drop"]),
+        "checks": Checks(given["seconds"], given["min_speedup"], given["max_drop"], batch),
         "metric": given["metric"],
     }
 

@@ -23,6 +23,7 @@ from onnxprune.commands.output import Progress, check_paths, files, show
 @options.data
 @options.preprocess
 @options.shape
+@options.batch
 @click.option(
     "--align", default="auto", show_default=True, metavar="auto|N", help="Widths in `prune` that it is measured for."
 )
@@ -57,7 +58,9 @@ def latency(
         else:
             from onnxprune.timetable import timetable
 
-            wanted = {name: given[name] for name in ("align", "allow_inexact", "head_dims", "provider", "threads")}
+            wanted = {
+                name: given[name] for name in ("align", "allow_inexact", "head_dims", "provider", "threads", "batch")
+            }
             shapes, data = options.shapes(given["shape"]), source(given)
             record = timetable(model, shapes=shapes, data=data, on_stage=progress, **wanted)
             parts = clocked.timetable(record, everything)

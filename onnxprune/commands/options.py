@@ -98,6 +98,14 @@ runtime = several(
 )
 
 
+batch = click.option(
+    "--batch",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Samples in a run where latency is measured, for models that leave it open (1, or as the data have them).",
+)
+
+
 def recover(default: str) -> Decorator[Any]:
     """`--recover`."""
     return click.option(

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 @options.output
 @options.selection
 @options.checks
+@options.batch
 @options.plan
 @options.json
 @options.report
@@ -60,6 +61,7 @@ def prune(model: str, out: str, **given: Any) -> None:
 @options.recover("none")
 @options.distance
 @options.checks
+@options.batch
 @options.json
 @options.report
 @options.quiet

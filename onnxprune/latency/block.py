@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import time
 from collections.abc import Sequence
 from functools import cache
 from importlib import import_module
@@ -21,8 +22,10 @@ from onnxprune.timing import runner, timed
 GPU_BLOCK = 8
 BLOCKS = (4, 8, 16, 32)  # tried, the largest first
 WIDTHS = range(36, 65, 4)  # of the convolutions that are measured; the last is a multiple of every block
-ROUNDS = 9
-COSTS = 1.08  # a width that is rounded up may take so much longer and still count as free
+ROUNDS, SECONDS = (10, 100), 1.0  # at least and at most, and the time after which there are no more
+# A width that is rounded up counts as free where it takes no longer than this, or has that share of the time that its
+# additional products would take: where layers also wait for memory, stairs slope.
+COSTS, SHARE = 1.08, 0.3
 LAYERS, SIDE = 4, 28
 
 
@@ -55,19 +58,22 @@ def block(provider: str, threads: int | None = None, half: bool = False) -> int:
     return found[0]
 
 
-def resolve_align(align: str | int, provider: str, threads: int | None = None, measure: bool = False) -> int:
+def resolve_align(
+    align: str | int, provider: str, threads: int | None = None, measure: bool = False, half: bool = False
+) -> int:
     """The number behind `--align`.
 
     Args:
         align: "auto" or a number.
         provider, threads: where the model will run.
         measure: whether "auto" may run something.
+        half: whether it computes in half precision, which may have other blocks.
 
     Raises:
         OptionError: neither `auto` nor a whole number from 1.
     """
     if align == "auto":
-        return block(provider, threads) if measure else assumed(provider)
+        return block(provider, threads, half) if measure else assumed(provider)
     try:
         number = int(align)
     except ValueError:
@@ -78,11 +84,11 @@ def resolve_align(align: str | int, provider: str, threads: int | None = None, m
 
 
 def free_block(widths: Sequence[int], ms: Sequence[float]) -> int:
-    """The largest block to which every measured width can be rounded up without taking longer."""
-    time = dict(zip(widths, ms, strict=True))
+    """The largest block to which every measured width can be rounded up for next to nothing."""
+    ms_of = dict(zip(widths, ms, strict=True))
     for size in sorted(BLOCKS, reverse=True):
-        up = [(time[-(-w // size) * size], time[w]) for w in widths if -(-w // size) * size in time]
-        if all(wide <= COSTS * narrow for wide, narrow in up):
+        up = [(w, -(-w // size) * size) for w in widths if -(-w // size) * size in ms_of]
+        if all(ms_of[wide] <= ms_of[w] * max(COSTS, 1 + SHARE * ((wide / w) ** 2 - 1)) for w, wide in up):
             return size
     return 1
 
@@ -96,7 +102,9 @@ def _measured(provider: str, threads: int | None, half: bool) -> tuple[int, list
         sessions = [session(_chain(width, half), provider, threads) for width in WIDTHS]
         feeds = [{"x": np.ones((1, w, SIDE, SIDE), dtype=np.float16 if half else np.float32)} for w in WIDTHS]
         calls = [runner(s, feed, provider) for s, feed in zip(sessions, feeds, strict=True)]
-        times = [[timed(call) for call in calls] for _ in range(ROUNDS)]  # in turns: a busy moment hits all
+        times, start = list[list[float]](), time.perf_counter()
+        while len(times) < ROUNDS[0] or (len(times) < ROUNDS[1] and time.perf_counter() - start < SECONDS):
+            times.append([timed(call) for call in calls])  # in turns: a busy moment hits all
     except OnnxPruneError:
         return None
     fastest = [min(column) for column in zip(*times[1:], strict=True)]

@@ -92,5 +92,5 @@ def _read(path: Path) -> Entry | None:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         return found if isinstance(found, dict) and found.get("version") == VERSION else None
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None

@@ -24,6 +24,7 @@ from onnx import ModelProto, TensorProto
 from onnxprune.cost import Cost, Counts
 from onnxprune.errors import TargetError
 from onnxprune.feeds import Feed
+from onnxprune.formats import is_half
 from onnxprune.graph import Graph, is_big
 from onnxprune.groups import Coupling
 from onnxprune.latency import shelf
@@ -42,6 +43,7 @@ NETWORKS, CHECKS = 24, 6  # of random widths: to fit, and to compare the fit wit
 LEAST = 10  # networks that are fitted to, however long it takes
 SECONDS = 40.0  # after which no more are measured
 RUNS, TURN = 8, 0.4  # the most runs of a network, and the seconds after which there are no more
+TURNS = 50  # the most turns of a network and the original, where only the whole is timed
 FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
 NARROW = 0.15  # the narrowest share of a group
 
@@ -123,7 +125,7 @@ def table_of(
     if is_big(coupling.graph):
         raise TargetError(f"{coupling.graph.name}: latency is not measured beyond 2 GB; use --target macs=X")
     singly = provider in PER_NODE if by_node is None else by_node
-    width = block(provider, threads)
+    width = block(provider, threads, is_half(coupling.graph.proto))
     conditions = {
         "what": "table",
         "model": _structure(coupling.graph),
@@ -149,8 +151,13 @@ def _kept(conditions: Mapping[str, Any]) -> Table | None:
         return None
     try:
         fields = {name: entry[name] for name in Table.__dataclass_fields__}
-        return Table(**{**fields, "checked": [(float(p), float(m)) for p, m in entry["checked"]]})
-    except (KeyError, TypeError, ValueError):
+        numbers = {
+            "parts": {value: [float(ms) for ms in parts] for value, parts in entry["parts"].items()},
+            "before": float(entry["before"]),
+            "checked": [(float(p), float(m)) for p, m in entry["checked"]],
+        }
+        return Table(**{**fields, **numbers}) if numbers["checked"] and isinstance(entry["block"], int) else None
+    except (AttributeError, KeyError, TypeError, ValueError):
         return None
 
 
@@ -204,15 +211,23 @@ class _Bench:
     def _read(self, problem: Problem, gone: Counts, by_node: bool) -> Reading:
         removed = problem.gone(gone)
         model = cut(self.coupling, make_plan(self.coupling, removed), removed)
-        before = self._pace()
         if by_node:
+            before = self._pace()
             found = events(model, self.feed, self.provider, self.threads, RUNS, TURN)
             spent = self.operators.spent(found)
             ms = {node: sum(times) for node, times in spent.items()}
             kernels = {node: len(times) for node, times in spent.items()}
             return Reading(gone, float(found.ms.sum()), min(before, self._pace()), ms, kernels)
-        total = _several(self._runner(model))
-        return Reading(gone, total, min(before, self._pace()))
+        return self._turns(gone, self._runner(model))
+
+    def _turns(self, gone: Counts, call: Callable[[], Any]) -> Reading:
+        """Many short turns: a machine that slows down meanwhile slows both."""
+        pairs = list[tuple[float, float]]()
+        start = time.perf_counter()
+        while len(pairs) < 3 or (len(pairs) < TURNS and time.perf_counter() - start < TURN):
+            pairs.append((timed(call), timed(self.original)))
+        pace = float(np.quantile([original for _, original in pairs], QUANTILE))
+        return Reading(gone, pace * statistics.median(ms / original for ms, original in pairs), pace)
 
     def _pace(self) -> float:
         return min(timed(self.original), timed(self.original))
@@ -220,16 +235,9 @@ class _Bench:
     def _runner(self, model: ModelProto | Path) -> Callable[[], Any]:
         ready = session(model, self.provider, self.threads, config=CONFIG)
         run(ready, self.feed)
-        return runner(ready, self.feed, self.provider)
-
-
-def _several(call: Callable[[], Any]) -> float:
-    """Milliseconds of a run, of several."""
-    call()
-    times = [timed(call)]
-    while len(times) < 2 or (len(times) < RUNS and sum(times) < TURN * 1e3):
-        times.append(timed(call))
-    return float(np.quantile(times, QUANTILE))
+        call = runner(ready, self.feed, self.provider)
+        call()
+        return call
 
 
 def _networks(problem: Problem) -> Iterator[Counts]:

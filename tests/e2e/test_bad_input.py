@@ -271,8 +271,34 @@ def absent() -> str:
 
 
 def test_a_provider_that_is_absent(fails: Fails) -> None:
-    for verb in (("prune", "net.onnx", *TO_SMALL, *FAST), ("bench", "net.onnx")):
+    by_clock = ("--target", "latency=0.5")
+    for verb in (
+        ("prune", "net.onnx", *TO_SMALL, *FAST),
+        ("prune", "net.onnx", *TO_SMALL, *by_clock),
+        ("prune", "net.onnx", *TO_SMALL, *by_clock, "--data", "images.npz"),
+        ("bench", "net.onnx"),
+        ("latency", "net.onnx"),
+    ):
         assert f"provider '{absent()}': not in this ONNX Runtime" in fails(*verb, "--provider", absent())
+
+
+def test_a_batch_that_cannot_be(fails: Fails) -> None:
+    model = onnx.load("net.onnx")
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    onnx.save(model, "one.onnx")
+    fixed = "--batch 8: input 'x' float32 [1, 3, 8, 8]: the model gives it a batch of 1; leave --batch out"
+    for verb in (("prune", "one.onnx", *TO_SMALL), ("bench", "one.onnx"), ("latency", "one.onnx")):
+        assert fails(*verb, "--batch", 8) == fixed
+    much = "the inputs x [4398046511104, 3, 8, 8] do not fit in memory; give a smaller batch or smaller sizes"
+    assert fails("bench", "net.onnx", "--batch", 1 << 42) == much
+    assert "4398046511104 samples do not fit" in fails("bench", "net.onnx", "--batch", 1 << 42, "--data", "images.npz")
+
+
+def test_a_batch_that_is_not_measured(run: Run) -> None:
+    for off in ("--no-validate",), ("--bench-seconds", "0"):
+        result = run("prune", "net.onnx", *TO_SMALL, "--batch", 8, *off)
+        assert result.exit_code == 2
+        assert f"{off[0]}" in result.stderr and "--batch without a measurement" in result.stderr
 
 
 def save(name: str, **arrays: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> None:

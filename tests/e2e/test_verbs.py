@@ -232,3 +232,16 @@ def test_choices_on_the_command_line_are_the_engines() -> None:
     assert choices["combine"] == COMBINE
     assert choices["recover"] == (*METHODS, AUTO)
     assert choices["distance"] == KINDS
+
+
+def test_latency_in_batches(run: Run) -> None:
+    prune = ("prune", "net.onnx", "-o", "small.onnx", "--align", 1, "--bench-seconds", 1, "--json", "r.json")
+    for data in (), ("--data", "images.npz", "--scope", "global", "--recover", "none"):
+        result = run(*prune, "--batch", 4, *data)
+        assert result.exit_code == 0, result.stderr
+        assert "batches of 4" in " ".join(result.stdout.split())
+        record = json.loads(Path("r.json").read_text())
+        assert record["latency_ms"]["inputs"] == {"x": [4, 3, 8, 8]}
+    result = run("bench", "net.onnx", "small.onnx", "--threads", 1, "--seconds", 1, "--batch", 2)
+    said = " ".join(result.stdout.split())
+    assert "batches of 2" in said and "x 2x3x8x8" in said

@@ -26,6 +26,24 @@ def test_odd_widths_that_are_slower_do_not_hide_the_step() -> None:
     assert free_block(widths, [0.56, 1.27, 1.22, 2.29, 2.23, 3.10, 3.15, 2.32]) == 16
 
 
+@pytest.mark.parametrize(
+    ("ms", "size"),
+    [
+        ([1.03, 1.12, 1.24, 1.20, 1.85, 1.98, 2.12, 2.05], 16),  # OpenVINO: stairs that slope
+        ([0.94, 1.12, 1.32, 1.53, 1.76, 2.00, 2.26, 2.53], 4),  # ONNX Runtime on a CPU in half precision: none
+    ],
+)
+def test_stairs_may_slope(ms: list[float], size: int) -> None:
+    assert free_block(list(WIDTHS), ms) == size
+
+
+def test_half_precision_has_blocks_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    shelf.clear()
+    monkeypatch.setattr(block, "_measured", lambda provider, threads, half: ((4 if half else 16), staircase(16)))
+    assert [resolve_align("auto", "cpu", 1, measure=True, half=half) for half in (False, True)] == [16, 4]
+    shelf.clear()
+
+
 def test_it_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
     shelf.clear()
     monkeypatch.setattr(block, "_measured", lambda *_: (4, staircase(4)))
