@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 PRECISION = 0.02  # half-width of the interval, relative to its value, at which measuring stops
-TURN_MS, MAX_BURST = 2.0, 32  # runs are repeated until a turn lasts this long, at most so often
+TURN_MS, MAX_BURST = 40.0, 32  # runs are repeated until a turn lasts this long, at most so often
 MAX_FEEDS = 16  # feeds kept in memory; turns go round them
 MIN_TURNS = 6  # fewer give no 95 % interval
 
@@ -267,8 +267,7 @@ class _Clock:
 
     def __init__(self, runners: list[list[Callable[[], Any]]], warmup: int, max_seconds: float) -> None:
         self.runners = runners
-        fastest = min(self._warm_up(calls, warmup, max_seconds) for calls in runners)
-        self.burst = min(MAX_BURST, max(1, math.ceil(TURN_MS / max(fastest, 1e-6))))
+        self.burst = burst_of(min(self._warm_up(calls, warmup, max_seconds) for calls in runners))
 
     @staticmethod
     def _warm_up(calls: list[Callable[[], Any]], count: int, max_seconds: float) -> float:
@@ -280,10 +279,7 @@ class _Clock:
         return min(times[1:] or times)
 
     def _turn(self, model: int, index: int) -> float:
-        call = self.runners[model][index % len(self.runners[model])]
-        if self.burst == 1:
-            return timed(call)
-        return statistics.median([timed(call) for _ in range(self.burst + 1)][1:])
+        return steady(self.runners[model][index % len(self.runners[model])], self.burst)
 
     def measure(self, least: int, min_seconds: float, max_seconds: float) -> tuple[list[list[float]], bool]:
         """Milliseconds a run, by model and turn, and whether the interval became narrow enough."""
@@ -301,6 +297,17 @@ class _Clock:
                 if _settled(times):
                     return times, True
                 check = turn + 1 + max(1, turn // 10)
+
+
+def burst_of(ms: float) -> int:
+    """Runs in a turn of a model that takes so many milliseconds."""
+    return min(MAX_BURST, max(1, math.ceil(TURN_MS / max(ms, 1e-6))))
+
+
+def steady(call: Callable[[], Any], burst: int) -> float:
+    """Milliseconds of a call, from so many; of several, after some more that are not counted."""
+    first = math.ceil(burst / 3) if burst > 1 else 0
+    return statistics.median([timed(call) for _ in range(first + burst)][first:])
 
 
 def timed(call: Callable[[], Any]) -> float:

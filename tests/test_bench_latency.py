@@ -88,7 +88,7 @@ def test_turns_go_back_and_forth() -> None:
 
         return call
 
-    times = rounds([waits(0, 0.006), waits(1, 0.003)], 0.0)
+    times = rounds([waits(0, 0.1), waits(1, 0.05)], 0.0)
     assert len(times[0]) == len(times[1]) == MIN_TURNS  # an interval wants so many
     assert order[-2 * MIN_TURNS :] == [0, 1, 1, 0] * (MIN_TURNS // 2)
     first, second = ratios(times)

@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from onnxprune.feeds import random_feeds
 from onnxprune.fidelity import fidelity
 from onnxprune.parity import EXACT, EXACT_BFLOAT16, EXACT_FLOAT16, EXACT_QUANTISED, Parity, compare, parity, tolerance
 from onnxprune.runtime import resolve, run, session
-from onnxprune.timing import Interval, bench, median_interval
+from onnxprune.timing import Interval, bench, burst_of, median_interval, steady
 
 CPU = "CPUExecutionProvider"
 
@@ -397,13 +398,13 @@ def narrow() -> onnx.ModelProto:
 
 
 def test_turns_alternate_and_the_ratio_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    order = fake_clock(monkeypatch, {"a": 10.0, "b": 5.0}, 0.05)
+    order = fake_clock(monkeypatch, {"a": 100.0, "b": 50.0}, 0.05)
     result = bench(mlp(), narrow(), warmup=2, min_seconds=0)
     assert result.ratio is not None and result.speedup is not None and result.b is not None
     assert result.ratio.low < 0.5 < result.ratio.high
     assert result.speedup.low < 2 < result.speedup.high
     assert result.converged and result.ratio.half_width < 0.02
-    assert result.a.median.value == pytest.approx(10, rel=0.05)
+    assert result.a.median.value == pytest.approx(100, rel=0.05)
     assert result.a.q1 < result.a.median.value < result.a.q3
     assert "".join(order[:14]) == "aaabbb" + "abbaabba"
     assert result.turns == (len(order) - 6) // 2
@@ -420,9 +421,16 @@ def test_identical_models_are_equally_fast(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_fast_models_run_several_times_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake_clock(monkeypatch, {"a": 0.5}, 0.0)
-    result = bench(mlp(), runs=6, min_seconds=0)
+    order = fake_clock(monkeypatch, {"a": 10.0}, 0.0)
+    result = bench(mlp(), runs=6, warmup=1, min_seconds=0)
     assert result.burst == 4 and result.turns == 6 and result.converged
+    assert len(order) == 2 + 6 * (2 + 4)  # warming up, then turns whose first runs do not count
+
+
+def test_the_first_runs_of_a_turn_do_not_count() -> None:
+    rest = iter([0.02, 0.02, 0.0, 0.0, 0.0])
+    assert steady(lambda: time.sleep(next(rest)), 3) < 20
+    assert (burst_of(100.0), burst_of(10.0), burst_of(0.1)) == (1, 4, latency.MAX_BURST)
 
 
 def test_a_slow_model_ends_with_the_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,13 +7,11 @@ round to the next. A turn is what it is for `onnxprune bench`: one run, or for f
 
 from __future__ import annotations
 
-import math
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from onnxprune.timing import MAX_BURST, MIN_TURNS, PRECISION, TURN_MS, Interval, median_interval, timed
+from onnxprune.timing import MIN_TURNS, PRECISION, Interval, burst_of, median_interval, steady, timed
 
 Times = list[list[float]]  # milliseconds by model and round
 LEAST = 20  # rounds, where there is time for them
@@ -26,14 +24,14 @@ def rounds(calls: Sequence[Callable[[], Any]], seconds: float) -> Times:
         calls: each runs a model once.
         seconds: when to stop; so many rounds as an interval wants are made even so.
     """
-    burst = max(1, math.ceil(TURN_MS / max(min(map(_warm, calls)), TURN_MS / MAX_BURST)))
+    burst = burst_of(min(map(_warm, calls)))
     times: Times = [[] for _ in calls]
     start = time.perf_counter()
     while True:
         done = len(times[0])
         order = range(len(calls)) if done % 2 == 0 else reversed(range(len(calls)))
         for model in order:
-            times[model].append(_turn(calls[model], burst))
+            times[model].append(steady(calls[model], burst))
         if done + 1 < MIN_TURNS:
             continue
         settled = done + 1 >= LEAST and all(ratio.half_width < PRECISION for ratio in ratios(times))
@@ -49,9 +47,3 @@ def ratios(times: Times) -> list[Interval]:
 def _warm(call: Callable[[], Any]) -> float:
     call()
     return min(timed(call) for _ in range(2))
-
-
-def _turn(call: Callable[[], Any], burst: int) -> float:
-    if burst == 1:
-        return timed(call)
-    return statistics.median([timed(call) for _ in range(burst + 1)][1:])
