@@ -57,7 +57,7 @@ def timetable(
     feeds = None if data is None else read(data, graph.proto)
     given = {name: shape for name, shape in (shapes or {}).items() if name in graph.inputs}
     context = Context(provider, threads, feeds, given, on_stage, batch=batch)
-    width = resolve_align(align, provider, threads, measure=True, half=is_half(graph.proto))
+    width = resolve_align(align, provider, measure=True, half=is_half(graph.proto))
     coupling = couple(graph, Options(width, allow_inexact, head_dims))
     context.observe(coupling)
     table = table_of(coupling, context.feeds(graph)[0], provider, threads, on_stage)

@@ -186,7 +186,7 @@ def bench(
             f"between 0 and max_seconds ({max_seconds}); change them"
         )
     models = [a] if b is None else [a, b]
-    sessions = [session(model, provider, threads, config=CONFIG) for model in models]
+    sessions = [session(model, provider, threads, config=quiet(threads)) for model in models]
     specs = input_specs(sessions[0])
     for model, other in zip(models[1:], sessions[1:], strict=True):
         if set(input_specs(other)) != set(specs):
@@ -228,8 +228,17 @@ def _assumed(specs: dict[str, InputSpec], shapes: Shapes | None, batch: int | No
     return (choose_shapes(specs, shapes) if batch is None else batch_shapes(specs, batch, shapes)).assumed
 
 
-# A session's idle workers spin for a while after a run and would take cores from the other model's turn.
-CONFIG = {"session.force_spinning_stop": "1", "session.record_ep_graph_assignment_info": "1"}
+def quiet(threads: int | None) -> dict[str, str]:
+    """Entries for sessions that take turns.
+
+    Idle workers stop spinning when a run ends: they would take cores from the other model's turn. Each stays on a core
+    of its own, as ONNX Runtime's do where it chooses their number; the system's choice differs from session to session.
+    """
+    found = {"session.force_spinning_stop": "1", "session.record_ep_graph_assignment_info": "1"}
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    if threads is not None and 1 < threads <= len(cores):
+        found["session.intra_op_thread_affinities"] = ";".join(str(core + 1) for core in cores[1:threads])
+    return found
 
 
 def runner(session: InferenceSession, feed: Mapping[str, Any], provider: str) -> Callable[[], Any]:

@@ -84,7 +84,7 @@ class PruneChannels:
             align = 1
             if target.kind != "lossless":
                 half = is_half(graph.proto)
-                align = resolve_align(self.align, context.provider, context.threads, measure, half)
+                align = resolve_align(self.align, context.provider, measure, half)
             coupling = context.couple(graph, Options(align, self.allow_inexact, self.head_dims))
         if target.kind == "lossless":
             with context.stage("search"):

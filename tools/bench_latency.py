@@ -36,7 +36,7 @@ sys.path.insert(0, str(ROOT))
 from onnxprune.errors import OnnxPruneError  # noqa: E402
 from onnxprune.feeds import random_feeds  # noqa: E402
 from onnxprune.runtime import run, session  # noqa: E402
-from onnxprune.timing import CONFIG, runner  # noqa: E402
+from onnxprune.timing import quiet, runner  # noqa: E402
 from tools import latency_ways  # noqa: E402
 from tools.bench_accuracy import Bench, Failed, chosen  # noqa: E402
 from tools.latency_ways import ALLOCATIONS, PEERS, WAYS, Job, Row  # noqa: E402
@@ -128,7 +128,7 @@ def measured(rows: Sequence[Row], threads: int, seconds: float) -> list[Row]:
     for row in rows:
         if "error" not in row:
             try:
-                model = session(row["file"], threads=threads, config=CONFIG)
+                model = session(row["file"], threads=threads, config=quiet(threads))
                 run(model, feed)
                 calls.append(runner(model, feed, "cpu"))
                 ready.append(row)

@@ -97,7 +97,7 @@ def by_allocation(job: Job, uniform: bool) -> Row:
     from onnxprune.rules.base import Options
     from onnxprune.steps import Context
 
-    align = resolve_align("auto", "cpu", job.threads, measure=True)
+    align = resolve_align("auto", "cpu", measure=True)
     coupling = couple(load(job.path), Options(align))
     problem = problem_of(coupling, score(coupling, "l2"), Limits(align))
     feed = Context(threads=job.threads).feeds(coupling.graph)[0]

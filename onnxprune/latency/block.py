@@ -42,30 +42,29 @@ def assumed(provider: str) -> int:
     return 16 if _has_avx512() else 8
 
 
-def block(provider: str, threads: int | None = None, half: bool = False) -> int:
+def block(provider: str, half: bool = False) -> int:
     """Channels a block: convolutions whose widths are no multiple of it run no faster than the next that is one.
 
     Found on a chain of convolutions at many widths: the largest block to which every width can be rounded up for
-    nothing. Measured once for a provider, and kept on disk. Where the chain does not run, `assumed`.
+    nothing. Measured once for a provider, in one thread (kernels are the same in more), and kept on disk. Where the
+    chain does not run, `assumed`.
     """
-    key = {"what": "block", "provider": provider, "threads": threads, "half": half, **shelf.machine()}
+    key = {"what": "block", "provider": provider, "threads": 1, "half": half, **shelf.machine()}
     if (kept := shelf.fetch(key)) is not None and kept.get("block") in (1, *BLOCKS):
         return int(kept["block"])
-    found = _measured(provider, threads, half)
+    found = _measured(provider, half)
     if found is None:
         return assumed(provider)
     shelf.keep(key, {"block": found[0], "ms": dict(zip(map(str, WIDTHS), found[1], strict=True))})
     return found[0]
 
 
-def resolve_align(
-    align: str | int, provider: str, threads: int | None = None, measure: bool = False, half: bool = False
-) -> int:
+def resolve_align(align: str | int, provider: str, measure: bool = False, half: bool = False) -> int:
     """The number behind `--align`.
 
     Args:
         align: "auto" or a number.
-        provider, threads: where the model will run.
+        provider: where the model will run.
         measure: whether "auto" may run something.
         half: whether it computes in half precision, which may have other blocks.
 
@@ -73,7 +72,7 @@ def resolve_align(
         OptionError: neither `auto` nor a whole number from 1.
     """
     if align == "auto":
-        return block(provider, threads, half) if measure else assumed(provider)
+        return block(provider, half) if measure else assumed(provider)
     try:
         number = int(align)
     except ValueError:
@@ -94,21 +93,32 @@ def free_block(widths: Sequence[int], ms: Sequence[float]) -> int:
 
 
 @cache
-def _measured(provider: str, threads: int | None, half: bool) -> tuple[int, list[float]] | None:
-    """The block and the milliseconds of each width; None where the chain does not run."""
-    from onnxprune.runtime import session
+def _measured(provider: str, half: bool) -> tuple[int, list[float]] | None:
+    """The block and the milliseconds of each width; None where the chain does not run.
 
+    What is not as assumed is measured twice, and counts if it is the same.
+    """
     try:
-        sessions = [session(_chain(width, half), provider, threads) for width in WIDTHS]
-        feeds = [{"x": np.ones((1, w, SIDE, SIDE), dtype=np.float16 if half else np.float32)} for w in WIDTHS]
-        calls = [runner(s, feed, provider) for s, feed in zip(sessions, feeds, strict=True)]
-        times, start = list[list[float]](), time.perf_counter()
-        while len(times) < ROUNDS[0] or (len(times) < ROUNDS[1] and time.perf_counter() - start < SECONDS):
-            times.append([timed(call) for call in calls])  # in turns: a busy moment hits all
+        first = _once(provider, half)
+        size = free_block(WIDTHS, first)
+        if size == assumed(provider) or free_block(WIDTHS, _once(provider, half)) == size:
+            return size, first
     except OnnxPruneError:
         return None
-    fastest = [min(column) for column in zip(*times[1:], strict=True)]
-    return free_block(list(WIDTHS), fastest), fastest
+    return assumed(provider), first
+
+
+def _once(provider: str, half: bool) -> list[float]:
+    """Milliseconds of each width: of the fastest run, since a busy neighbour makes none faster."""
+    from onnxprune.runtime import session
+
+    sessions = [session(_chain(width, half), provider, 1) for width in WIDTHS]
+    feeds = [{"x": np.ones((1, w, SIDE, SIDE), dtype=np.float16 if half else np.float32)} for w in WIDTHS]
+    calls = [runner(s, feed, provider) for s, feed in zip(sessions, feeds, strict=True)]
+    times, start = list[list[float]](), time.perf_counter()
+    while len(times) < ROUNDS[0] or (len(times) < ROUNDS[1] and time.perf_counter() - start < SECONDS):
+        times.append([timed(call) for call in calls])  # in turns: a busy moment hits all
+    return [min(column) for column in zip(*times[1:], strict=True)]
 
 
 def _chain(width: int, half: bool) -> onnx.ModelProto:

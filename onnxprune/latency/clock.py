@@ -15,7 +15,7 @@ from onnx import ModelProto
 
 from onnxprune.feeds import Feed
 from onnxprune.runtime import run, session
-from onnxprune.timing import CONFIG, runner, timed
+from onnxprune.timing import quiet, runner, timed
 
 # Providers whose kernels are done when the profile says so; on others it tells when they were launched.
 PER_NODE = frozenset({"cpu", "dnnl", "xnnpack", "acl"})
@@ -62,7 +62,7 @@ def events(model: ModelProto, feed: Feed, provider: str, threads: int | None, ru
         node.name = f"@{number}@"
     made = [next((v for v in node.output if v), "") for node in named.graph.node]
     with tempfile.TemporaryDirectory(prefix="onnxprune-") as folder:
-        ready = session(named, provider, threads, config=CONFIG, profile=Path(folder) / "profile")
+        ready = session(named, provider, threads, config=quiet(threads), profile=Path(folder) / "profile")
         run(ready, feed)
         call = runner(ready, feed, provider)
         taken, done = 0.0, 0

@@ -37,7 +37,7 @@ from onnxprune.problem import Limits, Problem, problem_of
 from onnxprune.runtime import run, session
 from onnxprune.shapes import without_weights
 from onnxprune.surgery import cut
-from onnxprune.timing import CONFIG, burst_of, runner, steady, timed
+from onnxprune.timing import burst_of, quiet, runner, steady, timed
 
 NETWORKS, CHECKS = 24, 6  # of random widths: to fit, and to compare the fit with
 LEAST = 10  # networks that are fitted to, however long it takes
@@ -125,7 +125,7 @@ def table_of(
     if is_big(coupling.graph):
         raise TargetError(f"{coupling.graph.name}: latency is not measured beyond 2 GB; use --target macs=X")
     singly = provider in PER_NODE if by_node is None else by_node
-    width = block(provider, threads, is_half(coupling.graph.proto))
+    width = block(provider, is_half(coupling.graph.proto))
     conditions = {
         "what": "table",
         "model": _structure(coupling.graph),
@@ -234,7 +234,7 @@ class _Bench:
         return steady(self.original, max(self.burst, 2))
 
     def _runner(self, model: ModelProto | Path) -> Callable[[], Any]:
-        ready = session(model, self.provider, self.threads, config=CONFIG)
+        ready = session(model, self.provider, self.threads, config=quiet(self.threads))
         run(ready, self.feed)
         call = runner(ready, self.feed, self.provider)
         call()

@@ -39,30 +39,30 @@ def test_stairs_may_slope(ms: list[float], size: int) -> None:
 
 def test_half_precision_has_blocks_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     shelf.clear()
-    monkeypatch.setattr(block, "_measured", lambda provider, threads, half: ((4 if half else 16), staircase(16)))
-    assert [resolve_align("auto", "cpu", 1, measure=True, half=half) for half in (False, True)] == [16, 4]
+    monkeypatch.setattr(block, "_measured", lambda provider, half: ((4 if half else 16), staircase(16)))
+    assert [resolve_align("auto", "cpu", measure=True, half=half) for half in (False, True)] == [16, 4]
     shelf.clear()
 
 
 def test_it_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
     shelf.clear()
     monkeypatch.setattr(block, "_measured", lambda *_: (4, staircase(4)))
-    assert block.block("cpu", 1) == 4
+    assert block.block("cpu") == 4
     monkeypatch.setattr(block, "_measured", lambda *_: (32, staircase(32)))
-    assert block.block("cpu", 1) == 4
+    assert block.block("cpu") == 4
     shelf.clear()
-    assert block.block("cpu", 1) == 32
+    assert block.block("cpu") == 32
     shelf.clear()
 
 
 def test_what_does_not_run_is_assumed(monkeypatch: pytest.MonkeyPatch) -> None:
     shelf.clear()
     monkeypatch.setattr(block, "_measured", lambda *_: None)
-    assert block.block("cpu", 3) == assumed("cpu")
+    assert block.block("cpu") == assumed("cpu")
 
 
 def test_the_chain_runs() -> None:
-    found = block._measured("cpu", 1, False)
+    found = block._measured("cpu", False)
     assert found is not None
     assert found[0] in (1, *block.BLOCKS)
     assert len(found[1]) == len(WIDTHS)

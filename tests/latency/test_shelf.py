@@ -92,10 +92,10 @@ def test_a_table_that_is_spoiled_is_none(spoil: Callable[[str], bytes]) -> None:
 @pytest.mark.parametrize("wrong", ["16", None, 5, [16], {}, 0, -4])
 def test_a_block_that_is_none_is_measured_anew(wrong: object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(block, "_measured", lambda *_: (8, [1.0] * len(block.WIDTHS)))
-    assert block.block("cpu", 1) == 8
+    assert block.block("cpu") == 8
     only().write_bytes(text(lambda entry: entry.update(block=wrong))(only().read_text(encoding="utf-8")))
     monkeypatch.setattr(block, "_measured", lambda *_: (32, [1.0] * len(block.WIDTHS)))
-    assert block.block("cpu", 1) == 32
+    assert block.block("cpu") == 32
     assert json.loads(only().read_text(encoding="utf-8"))["block"] == 32
 
 
