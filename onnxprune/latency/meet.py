@@ -134,12 +134,12 @@ def meet(
         truth: measures a choice.
         bound: what may remain.
         aim: predicted cost to begin with; the bound, if None.
-        tries: choices that are measured, at most.
+        tries: choices that are measured, at most; twice as many before one is below the bound.
     """
     wanted = bound * (1 - SLACK / 2)
     aim, seen = wanted if aim is None else aim, set[bytes]()
     best: tuple[float, Removed] | None = None
-    for _ in range(tries):
+    for number in range(2 * tries):
         removed = choose(aim)
         if removed is None or removed.tobytes() in seen:
             break
@@ -149,5 +149,9 @@ def meet(
             best = real, removed
         if bound * (1 - SLACK) <= real <= bound:
             break
-        aim = predicted(removed) * wanted / real  # less than it was predicted to cost, if it was too much
+        if best is not None and number + 1 >= tries:
+            break
+        # Not the same choice again: less than what it was predicted to cost, or more than what was aimed at.
+        nearest = min if real > wanted else max
+        aim = nearest(aim, predicted(removed)) * wanted / real
     return None if best is None else best[1]

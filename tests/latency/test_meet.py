@@ -43,7 +43,7 @@ def test_it_ends() -> None:
         return float(rng.uniform(51, 60))
 
     meet(choose, stay, noisy, 50.0, tries=4)
-    assert len(asked) <= 4
+    assert len(asked) <= 8
 
 
 def test_coarse_steps_are_gone_through() -> None:
@@ -55,3 +55,9 @@ def test_coarse_steps_are_gone_through() -> None:
 
     assert stay(meet(coarse, stay, lambda removed: 1.05 * stay(removed), 51.0)) == 30
     assert stay(meet(coarse, stay, lambda removed: 1.5 * stay(removed), 50.0)) == 30
+
+
+def test_a_choice_in_another_measure_is_met() -> None:
+    """Choices of at most so many MACs, say, that are predicted in milliseconds."""
+    found = meet(choose, lambda removed: 3.0 * stay(removed), lambda removed: 2.0 * stay(removed), 50.0)
+    assert 23 <= stay(found) <= 25
