@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 SOME = 12  # operators that are shown
-NAME = 44  # characters of a name
+NAME, SHORT = 44, 36  # characters of a name, beside three and four columns
 
 
 def predicted(record: Record) -> list[str]:
@@ -67,7 +67,7 @@ def shelf(entries: Sequence[Record]) -> list[RenderableType]:
         else:
             errors = [abs(predicted / measured - 1) for predicted, measured in entry["checked"]]
             error = words.percent(sorted(errors)[len(errors) // 2])
-            grid.add_row(words.tail(entry["model"], NAME), *where, words.milliseconds(entry["before"]), error)
+            grid.add_row(words.tail(entry["model"], SHORT), *where, words.milliseconds(entry["before"]), error)
     return [grid]
 
 
