@@ -25,11 +25,13 @@ class Groups:
         count: units.
         step: units by which a width changes.
         most: the most units that may go; 0 for groups that stay whole.
+        gone: units that go in any case.
     """
 
     count: Counts
     step: Counts
     most: Counts
+    gone: Counts
 
 
 def spend(
@@ -47,7 +49,7 @@ def spend(
         bound: what may remain.
         start: units that are gone already.
     """
-    start = np.zeros(len(groups.count), dtype=np.intp) if start is None else start
+    start = groups.gone if start is None else np.maximum(start, groups.gone)
     gone = start.copy()
     now = cost(gone)
     while now > bound:
@@ -77,7 +79,8 @@ def exchanged(curves: Sequence[Floats], groups: Groups, cost: Cost, bound: float
         narrower = np.minimum(groups.count - (-(-kept // groups.step) - 1) * groups.step, groups.most)
         heals = np.array([c[g] - c[w] for c, g, w in zip(curves, gone, wider, strict=True)])
         hurts = np.array([c[n] - c[g] for c, g, n in zip(curves, gone, narrower, strict=True)])
-        gain = np.where((narrower > gone)[:, None] & (numbers[:, None] != numbers), heals - hurts[:, None], -np.inf)
+        may = (narrower > gone)[:, None] & (wider >= groups.gone) & (numbers[:, None] != numbers)
+        gain = np.where(may, heals - hurts[:, None], -np.inf)
         # Widths multiply, so that the cost of two changes is not the sum of their costs: the best are tried out.
         best = [divmod(int(pair), len(gone)) for pair in np.argsort(-gain, axis=None, kind="stable")[:CANDIDATES]]
         best = [(less, more) for less, more in best if gain[less, more] > 0]

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from onnxprune import words
+from onnxprune.latency.table import parsed
 from onnxprune.words import Record
 
 if TYPE_CHECKING:
@@ -56,18 +57,15 @@ def timetable(record: Record, everything: bool = False) -> list[RenderableType]:
 
 def shelf(entries: Sequence[Record]) -> list[RenderableType]:
     """All that was measured before and is kept."""
-    if not entries:
+    tables = [found for entry in entries if (found := parsed(entry)) is not None]
+    if not tables:
         return [Text("no latency is kept on disk; see `onnxprune latency MODEL`")]
     grid = _grid("", "provider", "threads", "latency", "error")
-    for entry in entries:
-        about = entry["conditions"]
-        where = (about["provider"], str(about["threads"] or "default"))
-        if about["what"] == "block":
-            grid.add_row(f"channels in blocks of {entry['block']}", *where, "", "")
-        else:
-            errors = [abs(predicted / measured - 1) for predicted, measured in entry["checked"]]
-            error = words.percent(sorted(errors)[len(errors) // 2])
-            grid.add_row(words.tail(entry["model"], SHORT), *where, words.milliseconds(entry["before"]), error)
+    for kept in tables:
+        sizes = "x".join(map(str, next(iter(kept.conditions["inputs"].values()), [""])[1:]))
+        where = (str(kept.conditions["provider"]), str(kept.conditions["threads"] or "default"))
+        name = words.tail(f"{kept.model} {sizes}", SHORT)
+        grid.add_row(name, *where, words.milliseconds(kept.before), words.percent(kept.error))
     return [grid]
 
 

@@ -35,8 +35,9 @@ def latencies(task: Task, folder: Path, answers: Sequence[Answer], seconds: floa
     if seconds == 0 or graphs.is_big(graph) or not ran:
         return {}
     options, data = task.options, task.options.get("data")
-    feeds = None if data is None else list(islice(read(data, graph.proto), MAX_FEEDS))
     shapes = {n: shape for n, shape in (options.get("shapes") or {}).items() if n in graph.inputs}
+    # Of sizes that were asked for only random inputs know.
+    feeds = None if data is None or shapes else list(islice(read(data, graph.proto), MAX_FEEDS))
     found = {}
     for target in ran:
         tell(f"{target}: latency")

@@ -22,6 +22,7 @@ from onnxprune.data import SYNTHETIC, Feeds, read
 from onnxprune.errors import GateError, OptionError
 from onnxprune.feeds import input_specs
 from onnxprune.graph import Graph
+from onnxprune.latency.meet import doubts
 from onnxprune.likeness import likeness
 from onnxprune.matching import matched
 from onnxprune.metric import Metric
@@ -166,7 +167,9 @@ class Pipeline:
                 if path is not None and not context.shared:
                     original.release()
                 found = validate(original, pruned, oracle, exact, checks, context, proved)
-                record |= found | {"warnings": [*record.get("warnings", ()), *found["warnings"]]}
+                model, timed = record.get("latency_model"), found.get("latency_ms")
+                off = doubts(model, timed) if model and timed else []
+                record |= found | {"warnings": [*record.get("warnings", ()), *found["warnings"], *off]}
                 _measure(metric, "after", original, pruned, context, record)
                 record["seconds"] = dict(context.seconds)
                 if failure := failed_gate(record, checks):

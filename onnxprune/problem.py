@@ -98,9 +98,10 @@ def room_of(problem: Problem, least: float = LEAST) -> Groups:
     stay = np.maximum(np.ceil(problem.count * least), np.minimum(problem.step, problem.count)).astype(np.intp)
     stay = np.minimum(-(-stay // problem.step) * problem.step, problem.count)
     most = np.where(problem.frozen, 0, problem.count - stay)
+    gone = np.zeros_like(most)
     for g, kept in problem.fixed.items():
-        most[g] = problem.count[g] - kept
-    return Groups(problem.count, problem.step, np.maximum(most, 0))
+        most[g] = gone[g] = problem.count[g] - kept
+    return Groups(problem.count, problem.step, np.maximum(most, 0), gone)
 
 
 def _steps(coupling: Coupling, align: int) -> Counts:

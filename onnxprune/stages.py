@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune import graph as graphs
-from onnxprune.budget import Groups, spend
+from onnxprune.budget import LEAST, Groups, spend
 from onnxprune.calibrate import Statistics
 from onnxprune.consumers import Consumer
 from onnxprune.cost import Cost, Counts
@@ -129,7 +129,7 @@ class Staged:
             for _ in range(LOOKS):
                 survey.measure(wanted)
                 damages = survey.damages(gone)
-                split = spend(damages, groups, measure, limit, gone)
+                split = self._split(damages, measure, limit, gone)
                 if split is None:
                     raise TargetError(
                         f"{self.coupling.graph.name}: the target leaves too little of the groups; see `inspect`"
@@ -160,8 +160,13 @@ class Staged:
         limit: float,
     ) -> NDArray[np.bool_] | None:
         """The units that go, these included, so that the cost is at most `limit`; None where it cannot be."""
-        split = spend(damages, room_of(self.problem), measure, limit, gone)
+        split = self._split(damages, measure, limit, gone)
         return None if split is None else _with(removed, orders, split - gone)
+
+    def _split(self, damages: Sequence[Floats], measure: Cost, limit: float, gone: Counts) -> Counts | None:
+        """Units gone of every group, none of which is nearly emptied unless the limit asks for it."""
+        tried = (spend(damages, room_of(self.problem, least), measure, limit, gone) for least in (LEAST, 0.0))
+        return next((split for split in tried if split is not None), None)
 
     def _survey(self, now: Coupling, removed: NDArray[np.bool_], number: int) -> tuple[Survey, float]:
         """What measures the model as it is now, and how far its answers are off the original's."""

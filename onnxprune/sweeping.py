@@ -73,6 +73,8 @@ def sweep(
         raise OptionError("a sweep needs a model; name at least one")
     if executor is not None and cost == "latency":
         raise OptionError("--cost latency is measured undisturbed, one model at a time: leave --executor out")
+    if seconds <= 0 and cost == "latency":
+        raise OptionError("--cost latency runs the models: leave --bench-seconds above 0")
     if isinstance(options.get("data"), Iterator):
         options["data"] = list(options["data"])
     tasks = [Task(model, {t: f"{_stem(model)}-{t}.onnx" for t in shares}, options) for model in each]

@@ -14,7 +14,7 @@ from onnxprune.data import read
 from onnxprune.formats import is_half
 from onnxprune.latency import shelf
 from onnxprune.latency.block import resolve_align
-from onnxprune.latency.table import table_of
+from onnxprune.latency.networks import table_of
 from onnxprune.pipeline import Model, Record
 from onnxprune.problem import Limits, problem_of
 from onnxprune.rules.base import Options

@@ -18,7 +18,8 @@ from onnxprune.graph import Graph
 from onnxprune.groups import Coupling
 from onnxprune.latency.block import resolve_align
 from onnxprune.latency.meet import Clock
-from onnxprune.latency.table import Table, table_of
+from onnxprune.latency.networks import table_of
+from onnxprune.latency.table import Table
 from onnxprune.lossless import lossless
 from onnxprune.observe import Seen, observe
 from onnxprune.outcome import carry_out
@@ -31,6 +32,7 @@ from onnxprune.rules.base import Options
 from onnxprune.stages import Staged
 from onnxprune.steps import Context, Outcome
 from onnxprune.target import Target, parse_target
+from onnxprune.timing import bench
 
 SCOPES = ("auto", "global", "local", "budget", "damage")
 
@@ -157,7 +159,11 @@ class PruneChannels:
         def make() -> Table:
             return table_of(coupling, feed, *where, context.on_stage)
 
-        return Clock(problem, target, context.once(("latency table", coupling), make), feed, *where)
+        table = context.once(("latency table", coupling), make)
+        if target.absolute:  # by the machine as it is now
+            now = bench(coupling.graph.path or coupling.graph.proto, None, *where, [feed], max_seconds=2.0)
+            table = table.at(now.a.median.value)
+        return Clock(problem, target, table, feed, *where)
 
     def _by_scores(
         self, problem: Problem, cost: Cost, bound: float, scope: str, clock: Clock | None

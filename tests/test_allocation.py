@@ -352,3 +352,10 @@ def test_latencies(text: str, amount: float, absolute: bool) -> None:
     found = parse_target(text)
     assert (found.kind, found.absolute) == ("latency", absolute)
     assert found.amount == pytest.approx(amount)
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize("target", ["macs=1", "macs=0.95", "macs=0.5"])
+def test_a_ratio_holds_whatever_the_target_says(coupling: Coupling, scope: str, target: str) -> None:
+    found = kept(coupling, choose(coupling, target, scope, ratios=[("^wide$", 0.25)]))
+    assert found["wide"] == 8

@@ -37,7 +37,7 @@ def macs(coupling: Coupling) -> Cost:
 
 
 def groups(step: int = 1, most: int = WIDTH - 4) -> Groups:
-    return Groups(*(np.full(3, n, dtype=np.intp) for n in (WIDTH, step, most)))
+    return Groups(*(np.full(3, n, dtype=np.intp) for n in (WIDTH, step, most, 0)))
 
 
 def linear(*slopes: float) -> list[Floats]:

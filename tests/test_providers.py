@@ -17,7 +17,7 @@ from onnxprune.errors import ModelError, ProviderError
 from onnxprune.feeds import random_feeds
 from onnxprune.graph import load
 from onnxprune.latency.block import BLOCKS, block
-from onnxprune.latency.table import table_of
+from onnxprune.latency.networks import table_of
 from onnxprune.placed import fallback
 from onnxprune.runtime import PROVIDERS, refused, run, session
 from onnxprune.testing import Builder, close

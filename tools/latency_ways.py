@@ -92,7 +92,7 @@ def by_allocation(job: Job, uniform: bool) -> Row:
     from onnxprune.cost import macs
     from onnxprune.latency.block import resolve_align
     from onnxprune.latency.meet import SLACK, Clock
-    from onnxprune.latency.table import table_of
+    from onnxprune.latency.networks import table_of
     from onnxprune.problem import problem_of
     from onnxprune.rules.base import Options
     from onnxprune.steps import Context

@@ -2,7 +2,7 @@
 
 What makes a round slow, a busy neighbour or a hot processor, hits all models of it; the order turns round from one
 round to the next. A turn is what it is for `onnxprune bench`: one run, or for fast models several, of which the first
-(it finds the caches as another model left them) is thrown away.
+(they find the caches as another model left them) are not counted.
 """
 
 from __future__ import annotations

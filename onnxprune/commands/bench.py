@@ -42,8 +42,8 @@ def bench(a: str, b: str | None, seconds: float, json: str | None, quiet: bool, 
 
     with files(json=json) as put, Progress(quiet) as progress:
         progress("latency")
-        feeds = None if given["data"] is None else read(source(given), a)
-        shapes = options.shapes(given["shape"])
+        shapes = options.shapes(given["shape"])  # of sizes that were asked for only random inputs know
+        feeds = None if given["data"] is None or shapes else read(source(given), a)
         where = given["provider"], given["threads"]
         found = timing.bench(a, b, *where, feeds, shapes, max_seconds=seconds, batch=given["batch"]).to_dict()
         put("json", jsons.dumps(found, indent=2) + "\n")

@@ -43,6 +43,8 @@ def latency(
     """
     if sum((model is not None, listed, clear)) != 1:
         raise click.UsageError("give one of MODEL, --show and --clear")
+    if clear and json is not None:
+        raise click.UsageError("--clear has nothing to write to --json")
     check_paths({"MODEL": model, "--data": given["data"]}, {"--json": json})
     from onnxprune import clocked, report
     from onnxprune.latency import shelf

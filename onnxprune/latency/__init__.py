@@ -1,5 +1,6 @@
 """How long a model takes on the user's provider, as a function of its widths; what the provider's kernels like.
 
-`table` measures whole networks of many widths, node by node, and fits what each operator takes; `cost` makes of that
-a cost that an allocation can spend; `meet` checks a choice on the clock and corrects it; `shelf` keeps tables on disk.
+`block`: in how many channels kernels work. `networks`: measures networks of many widths (`clock` reads what each node
+took, `operators` whose time that is, `fit` what it depends on). `table`: what comes out, and the cost that it predicts.
+`meet`: checks a choice on the clock and corrects it. `shelf`: what is kept on disk.
 """

@@ -17,7 +17,7 @@ from scipy.optimize import nnls
 
 from onnxprune.cost import Cost, Counts
 from onnxprune.groups import Coupling
-from onnxprune.latency.operators import MOST, Operators
+from onnxprune.latency.operators import MOST, Operators, made
 
 Floats = NDArray[np.float64]
 Parts = Mapping[int, Sequence[float]]  # node -> milliseconds in the original: of each product of its widths
@@ -86,16 +86,19 @@ def by_kind(coupling: Coupling, readings: Sequence[Reading], block: int) -> dict
     nodes = [n.index for n in graph.nodes if any(v in graph.shapes for v in n.outputs)]
     basis = _basis(coupling, nodes, block)
     shares = _shares(basis, readings)
-    macs = {node.index: spec.macs * prod(map(coupling.size, spec.cost)) for node, spec in coupling.linears}
+    macs: dict[int, float] = {}
+    for maker, spec in coupling.linears:
+        macs[maker.index] = macs.get(maker.index, 0.0) + spec.macs * prod(map(coupling.size, spec.cost))
     kinds: dict[tuple[str, str], list[tuple[int, int, float]]] = {}
     first = 0
     for node in nodes:
         count, op = _count(coupling, node), graph.nodes[node].op
-        made = float(prod(n for n in graph.shapes.get(graph.nodes[node].outputs[0]) or () if isinstance(n, int)))
-        width = len(operators.classes(node))
+        elements = float(prod(n for n in graph.shapes.get(made(graph.nodes[node])) or () if isinstance(n, int)))
+        classes, outputs = operators.classes(node), operators.made(node)
+        written = tuple(number for number in classes if number in outputs)
         if node in macs:
             kinds.setdefault((op, "work"), []).append((node, first + count - 1, macs[node]))
-        kinds.setdefault((op, "made"), []).append((node, first + width, made))
+        kinds.setdefault((op, "made"), []).append((node, first + _subsets(classes).index(written), elements))
         first += count
     columns = [sum(weight * shares[row] for _, row, weight in rows) for rows in kinds.values()]
     total = np.array([reading.total for reading in readings])

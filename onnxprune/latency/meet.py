@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
@@ -14,7 +14,7 @@ from onnxprune.allocation import least
 from onnxprune.cost import Cost, Counts
 from onnxprune.errors import TargetError
 from onnxprune.feeds import Feed
-from onnxprune.latency.table import Table
+from onnxprune.latency.table import DOUBTFUL, Table
 from onnxprune.plan import make_plan
 from onnxprune.problem import Problem
 from onnxprune.surgery import cut
@@ -25,6 +25,7 @@ Removed = NDArray[np.bool_]
 
 TRIES = 6  # choices that are measured, at most
 SLACK = 0.03  # so far below the bound is near enough
+NEAR = 1.05  # what is farther from the target, as the written model is measured, is said
 SECONDS = 3.0  # of a comparison with the original, at most
 
 
@@ -105,7 +106,9 @@ class Clock:
     def said(self, removed: Removed) -> dict[str, Any]:
         """For the record: what was predicted of the result, and what the predictions are worth."""
         predicted = self._predicted(removed) / self.cost.before
-        return {**self.table.summary(), "predicted": predicted, "steps": [asdict(step) for step in self.steps]}
+        wanted = asdict(self.target)
+        steps = [asdict(step) for step in self.steps]
+        return {**self.table.summary(), "target": wanted, "predicted": predicted, "steps": steps}
 
     def _predicted(self, removed: Removed) -> float:
         return self.cost(self._counts(removed))
@@ -113,6 +116,30 @@ class Clock:
     def _counts(self, removed: Removed) -> Counts:
         group_of = self.problem.coupling.group_of
         return np.bincount(group_of[removed], minlength=len(self.problem.count))
+
+
+def doubts(model: Mapping[str, Any], measured: Mapping[str, Any]) -> list[str]:
+    """What is to be said where the written model is not at its target, or the table is not to be believed.
+
+    Args:
+        model: what `Clock.said` put into the record.
+        measured: the comparison of the written model with the original, as `latency_ms` in the record.
+    """
+    target, found, table = model["target"], [], model["error"]["median"]
+    low, high = (
+        measured["after"]["median_ci95"]
+        if target["absolute"]
+        else (
+            measured["ratio"]["low"],
+            measured["ratio"]["high"],
+        )
+    )
+    if None not in (low, high) and not (low <= target["amount"] * NEAR and high >= target["amount"] / NEAR):
+        what = "milliseconds" if target["absolute"] else "of the original's latency"
+        found.append(f"measured {low:.3g} to {high:.3g} {what}, where {target['amount']:g} was wanted: see `measured`")
+    if table > DOUBTFUL:
+        found.append(f"the latency table is {table:.0%} off and was not kept: measure on a quieter machine")
+    return found
 
 
 def meet(

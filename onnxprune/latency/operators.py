@@ -7,11 +7,17 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 
+from onnxprune.graph import Node
 from onnxprune.groups import Coupling
 from onnxprune.latency.clock import Events
 from onnxprune.rules.base import Dim, Unknown
 
 MOST = 3  # widths in a term; an operator with more of them is known by its first
+
+
+def made(node: Node) -> str:
+    """The value that a node is known by: the first that it makes."""
+    return next((value for value in node.outputs if value), "")
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,9 +30,12 @@ class Operators:
         """The classes of dims whose widths decide what a node takes; those that cannot be cut are left out."""
         if node in self._linear:
             return self._cuttable(self._linear[node])
-        graph = self.coupling.graph
-        made = graph.nodes[node].outputs[0]
-        return self._cuttable(Dim(made, axis) for axis in range(len(graph.shapes.get(made) or ())))
+        return self.made(node)
+
+    def made(self, node: int) -> tuple[int, ...]:
+        """The classes of dims that decide how much a node makes; those that cannot be cut are left out."""
+        value, shapes = made(self.coupling.graph.nodes[node]), self.coupling.graph.shapes
+        return self._cuttable(Dim(value, axis) for axis in range(len(shapes.get(value) or ())))
 
     def spent(self, events: Events) -> dict[int, list[float]]:
         """Node -> milliseconds of its kernels: its own, what is fused into it, and changes of layout around it.
@@ -65,7 +74,10 @@ class Operators:
     @cached_property
     def _linear(self) -> dict[int, tuple[Dim, ...]]:
         """Contractions -> the dims that their multiply-accumulates are a product of."""
-        found = {node.index: tuple(spec.cost) for node, spec in self.coupling.linears}
+        found: dict[int, tuple[Dim, ...]] = {}
+        for node, spec in self.coupling.linears:  # a recurrent cell has two
+            known = found.get(node.index, ())
+            found[node.index] = (*known, *(dim for dim in spec.cost if not known or dim not in known))
         for view in self.coupling.views:
             if view.node.op == "MatMul" and not view.node.domain and view.node.index not in found:
                 with suppress(Unknown):

@@ -32,7 +32,12 @@ def machine() -> dict[str, Any]:
     with suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
         name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
-    return {"machine": f"{platform.node()}, {name}", "cpus": os.cpu_count(), "onnxruntime": onnxruntime.__version__}
+    return {"machine": f"{platform.node()}, {name}", "cpus": _cpus(), "onnxruntime": onnxruntime.__version__}
+
+
+def _cpus() -> int | None:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def fetch(conditions: Mapping[str, Any]) -> Entry | None:

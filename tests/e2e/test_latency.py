@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import onnx
 import pytest
 
-from onnxprune.latency import shelf, table
+from onnxprune.latency import networks, shelf
 from onnxprune.testing import Builder, close
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def test_targets_that_are_none(fails: Fails, target: str) -> None:
 
 
 def test_a_table_is_shown_kept_and_forgotten(run: Run, wide: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(table, "SECONDS", 0.0)
+    monkeypatch.setattr(networks, "SECONDS", 0.0)
     run("latency", "--clear")
     assert "no latency is kept" in run("latency", "--show").stdout
     result = run("latency", wide, "--threads", 1, "--json", "t.json")

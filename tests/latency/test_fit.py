@@ -85,3 +85,18 @@ def test_the_pace_of_the_machine_is_taken_out() -> None:
     assert reading.at(1.0).ms == {0: 2.0, 1: 0.25}
     assert reading.at(1.0).total == 3.0
     assert reading.without(0.3).ms == {0: 3.7, 1: 0.0}
+
+
+def test_kinds_know_what_operators_make(coupling: Coupling) -> None:
+    """A time that is that of the elements that convolutions write, which depends on the widths of their results."""
+    graph, operators = coupling.graph, Operators(coupling)
+    convs = [n for n in graph.nodes if n.op == "Conv" and operators.made(n.index)]
+    parts = {}
+    for conv in convs:
+        classes, written = operators.classes(conv.index), operators.made(conv.index)
+        rows = [0.0] * (1 << len(classes))
+        rows[1 + classes.index(written[0])] = 0.01 * coupling.solution.sizes[written[0]]  # as many as are written
+        parts[conv.index] = rows
+    exact, gone, others = latency(coupling, parts, 1), drawn(coupling, 20), drawn(coupling, 50, seed=2)
+    found = latency(coupling, by_kind(coupling, [Reading(g, 1.0 + exact(g), 1.0) for g in gone], 1), 1)
+    np.testing.assert_allclose(found.each(others), [1.0 + exact(g) for g in others], rtol=1e-6)

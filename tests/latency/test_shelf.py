@@ -11,9 +11,9 @@ import pytest
 
 from onnxprune.cache import folder
 from onnxprune.latency import block, shelf
-from onnxprune.latency.table import _kept
+from onnxprune.latency.table import Table, parsed
 
-HERE = {"what": "table", "model": "net"}
+HERE = {"what": "table", "model": "net", "provider": "cpu", "threads": 1, "inputs": {"x": ["float32", 1]}}
 TABLE: dict[str, Any] = {
     "block": 16,
     "parts": {"y": [0.5, 0.25]},
@@ -24,6 +24,10 @@ TABLE: dict[str, Any] = {
     "seconds": 3.0,
     "model": "net.onnx",
 }
+
+
+def _kept(conditions: dict[str, Any]) -> Table | None:
+    return parsed(shelf.fetch(conditions))
 
 
 @pytest.fixture(autouse=True)
@@ -73,6 +77,15 @@ def text(change: Callable[[dict[str, Any]], object]) -> Callable[[str], bytes]:
         text(lambda entry: entry.pop("parts")),
         text(lambda entry: entry.update(parts=[1, 2])),
         text(lambda entry: entry.update(parts={"y": 3})),
+        text(lambda entry: entry.update(parts={})),
+        text(lambda entry: entry.update(parts={"y": [-1.0]})),
+        text(lambda entry: entry.update(parts={"y": [float("nan")]})),
+        text(lambda entry: entry.update(before=0)),
+        text(lambda entry: entry.update(before=None)),
+        text(lambda entry: entry.update(checked=[[1, 0]])),
+        text(lambda entry: entry.update(seconds=None)),
+        text(lambda entry: entry.update(conditions={})),
+        text(lambda entry: entry.pop("conditions")),
         text(lambda entry: entry.update(parts={"y": ["fast"]})),
         text(lambda entry: entry.update(parts={"y": [None]})),
         text(lambda entry: entry.update(block="wide")),
