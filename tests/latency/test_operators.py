@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from onnxprune.coupling import couple
 from onnxprune.feeds import input_specs, random_feeds
 from onnxprune.graph import load
 from onnxprune.latency.clock import Events, events
-from onnxprune.latency.operators import Operators
+from onnxprune.latency.operators import Operators, made
+from onnxprune.rules.base import Dim
 from onnxprune.testing import Builder, close
 
 
@@ -57,3 +58,32 @@ def test_widths_that_an_operator_depends_on(operators: Operators) -> None:
     nodes = operators.coupling.graph.nodes
     number = {n.label: len(operators.classes(n.index)) for n in nodes if n.op in ("Conv", "Add", "Gemm")}
     assert sorted(number.values()) == [1, 1, 1, 2, 2]
+
+
+def recurrent() -> ModelProto:
+    """A layer and two LSTMs of which only the last state is read, as torch exports them."""
+    rng = np.random.default_rng(0)
+
+    def weight(name: str, *shape: int) -> TensorProto:
+        return numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name)
+
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["a"]),
+        helper.make_node("LSTM", ["a", "w1", "r1"], ["", "h1"], hidden_size=16),
+        helper.make_node("LSTM", ["h1", "w2", "r2"], ["", "h2"], hidden_size=16),
+        helper.make_node("MatMul", ["h2", "v"], ["y"]),
+    ]
+    weights = [weight("w", 12, 24), weight("w1", 1, 64, 24), weight("r1", 1, 64, 16)]
+    weights += [weight("w2", 1, 64, 16), weight("r2", 1, 64, 16), weight("v", 16, 4)]
+    infos = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in (("x", [5, 1, 12]), ("y", [1, 1, 4]))]
+    graph = helper.make_graph(nodes, "recurrent", infos[:1], infos[1:], weights)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def test_a_recurrent_cell_depends_on_what_it_reads() -> None:
+    coupling = couple(load(recurrent()))
+    found, class_of = Operators(coupling), coupling.solution.class_of
+    first, second = (node for node in coupling.graph.nodes if node.op == "LSTM")
+    assert (made(first), made(second)) == ("h1", "h2")
+    assert class_of[Dim("a", 2)] in found.classes(first.index)
+    assert class_of[Dim("h1", 2)] in found.classes(second.index)
