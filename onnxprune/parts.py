@@ -27,7 +27,7 @@ from onnxprune.runtime import LEAN, run, session
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-IN_MEMORY = 3 << 28  # bytes of values that a walk keeps in memory; the rest goes to files
+IN_MEMORY = 3 << 29  # bytes of values kept in memory; the rest goes to files
 
 
 @dataclass(frozen=True)

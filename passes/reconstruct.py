@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from onnx import ModelProto
@@ -18,7 +18,6 @@ from onnxprune.patch import patched
 from onnxprune.plan import Plan, removed_units
 from onnxprune.recovery import AUTO, Pair, recover, resolve_method
 from onnxprune.samples import Turn
-from onnxprune.solve import at_once
 from onnxprune.steps import Context, Outcome
 
 
@@ -78,14 +77,11 @@ class Reconstruct:
         distance = distance_of(pair.original.graph, turn.choose, engine, self.distance)
         cheap = "channel" if method == "full" else method  # fades as much, and is fitted in a fraction of the time
 
-        one = engine if engine.workers == 1 else replace(engine, threads=1)  # both are tried at once
-
         def far(rescale: bool) -> float:
-            patch, _ = recover(pair, *turn, cheap, one, self.seed, rescale=rescale, tell=tell)
-            return off(distance, pair.cut, turn.choose, one, patch)
+            patch, _ = recover(pair, *turn, cheap, engine, self.seed, rescale=rescale, tell=tell)
+            return off(distance, pair.cut, turn.choose, engine, patch)
 
-        given, faded = at_once(far, (True, False), min(engine.workers, 2))
-        return given < faded
+        return far(True) < far(False)
 
     def _unseen(self, graph: Graph, before: Graph, plan: Plan, context: Context) -> Outcome:
         """Fold expected values; nothing is measured."""
