@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune import cost
-from onnxprune.budget import LEAST, exchanged, spend
+from onnxprune.budget import exchanged
 from onnxprune.cost import Cost, Counts
 from onnxprune.errors import OptionError, TargetError
 from onnxprune.groups import Coupling
-from onnxprune.problem import Limits, Problem, problem_of, room_of
+from onnxprune.problem import Limits, Problem, problem_of, room_of, spent
 from onnxprune.target import KINDS, Target
 
 SCOPES = ("global", "local", "budget")
@@ -134,9 +134,7 @@ def _budget(problem: Problem, measure: Cost, bound: float) -> Counts:
     Since widths multiply, one start may end where another does not: what keeps most in the end is taken.
     """
     curves = losses(problem)
-    # No group is nearly emptied, unless the target asks for it.
-    spent = (spend(curves, room_of(problem, least), measure, bound) for least in (LEAST, 0.0))
-    first = next((start for start in spent if start is not None), None)
+    first = spent(problem, curves, measure, bound)
     starts = [_local(problem, measure, bound), _global(problem, measure, bound), *([] if first is None else [first])]
     found = [exchanged(curves, room_of(problem), measure, bound, start) for start in starts]
     return min(found, key=lambda gone: sum(float(curve[n]) for curve, n in zip(curves, gone, strict=True)))

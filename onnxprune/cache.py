@@ -10,9 +10,10 @@ import hashlib
 import os
 import tempfile
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from platformdirs import user_cache_path
@@ -66,17 +67,22 @@ def keep(key: str, arrays: Mapping[str, Array]) -> None:
     if home is None or sum(a.nbytes for a in arrays.values()) > LIMIT:
         return
     with suppress(OSError):
-        home.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f"{key}{KIND}.", dir=home)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                np.savez(file, allow_pickle=False, **arrays)
-            os.replace(name, home / f"{key}{KIND}")
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(name)
-            raise
+        put(home / f"{key}{KIND}", lambda file: np.savez(file, allow_pickle=False, **arrays))
         _bound(home)
+
+
+def put(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file under a temporary name, and move it into place. The folder is made where there is none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+        os.replace(name, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(name)
+        raise
 
 
 def _bound(home: Path) -> None:

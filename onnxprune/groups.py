@@ -134,6 +134,14 @@ class Coupling:
         return csr_array((flat[0].astype(float), (flat[1], flat[2])), shape=shape)
 
     @cached_property
+    def channels(self) -> NDArray[np.bool_]:
+        """[classes]: those that a contraction sums over or makes."""
+        found = np.zeros(len(self.solution.sizes), dtype=bool)
+        numbers = {self.solution.class_of.get(d, -1) for _, spec in self.linears for d in (spec.w_in, spec.w_out)}
+        found[list(numbers - {-1})] = True
+        return found
+
+    @cached_property
     def locked(self) -> tuple[Locked, ...]:
         """The lock ledger: for every parameter, its axes that cannot be cut (kernel windows apart)."""
         return tuple(_ledger(self))

@@ -6,7 +6,6 @@ again and again, with other weights, without what comes before.
 
 from __future__ import annotations
 
-import os
 import tempfile
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,7 +21,7 @@ from onnxprune.errors import ModelError
 from onnxprune.feeds import Array, Feed
 from onnxprune.graph import PROTOBUF_LIMIT, Graph
 from onnxprune.patch import NOTHING, Patch
-from onnxprune.runtime import LEAN, run, session
+from onnxprune.runtime import LEAN, processors, run, session
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -44,9 +43,7 @@ class Engine:
     @property
     def workers(self) -> int:
         """How many things may be done at once: as many as threads were asked for, else processors."""
-        return self.threads or (
-            len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        )
+        return self.threads or processors()
 
 
 @dataclass(frozen=True, eq=False)

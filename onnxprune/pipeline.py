@@ -100,9 +100,16 @@ class Pipeline:
         if metric is not None and checks is None:
             raise OptionError("--metric runs the models: leave validation on")
         measured = None if metric is None else metrics.load(metric)
-        seconds, notes = 0.0 if checks is None else checks.seconds, {} if memo is None else memo
-        context = Context(provider, threads, None, dict(shapes or {}), on_stage, memo=notes, bench_seconds=seconds)
-        context = replace(context, shared=memo is not None, batch=None if checks is None else checks.batch)
+        context = Context(
+            provider,
+            threads,
+            shapes=dict(shapes or {}),
+            on_stage=on_stage,
+            memo={} if memo is None else memo,
+            shared=memo is not None,
+            bench_seconds=0.0 if checks is None else checks.seconds,
+            batch=None if checks is None else checks.batch,
+        )
         with context.stage("load"):
             original = context.once("original", lambda: graphs.load(model, shapes))
             if out is not None:

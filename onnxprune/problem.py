@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune import uses
-from onnxprune.budget import LEAST, Groups
-from onnxprune.cost import Counts
+from onnxprune.budget import LEAST, Groups, spend
+from onnxprune.cost import Cost, Counts
 from onnxprune.errors import OptionError
 from onnxprune.groups import Coupling
 
@@ -104,21 +104,25 @@ def room_of(problem: Problem, least: float = LEAST) -> Groups:
     return Groups(problem.count, problem.step, np.maximum(most, 0), gone)
 
 
+def spent(
+    problem: Problem, curves: Sequence[NDArray[np.float64]], cost: Cost, bound: float, start: Counts | None = None
+) -> Counts | None:
+    """`budget.spend`, where no group is nearly emptied unless the bound asks for it."""
+    tried = (spend(curves, room_of(problem, least), cost, bound, start) for least in (LEAST, 0.0))
+    return next((found for found in tried if found is not None), None)
+
+
 def _steps(coupling: Coupling, align: int) -> Counts:
     """Units by which the width of each group may change: what keeps the channels that are contracted aligned.
 
     A head of 64 channels is aligned by itself; the axis that counts heads is nobody's channels.
     """
-    class_of = coupling.solution.class_of
-    channels = {class_of.get(d, -1) for _, spec in coupling.linears for d in (spec.w_in, spec.w_out)} - {-1}
-    contracted = np.zeros(len(coupling.solution.sizes), dtype=bool)
-    contracted[list(channels)] = True
     per_unit = coupling.per_unit.tocsc()
     steps = np.ones(len(coupling.groups), dtype=np.intp)
     for group in range(len(steps)):
         span = slice(per_unit.indptr[group], per_unit.indptr[group + 1])
         taken, rows = per_unit.data[span], per_unit.indices[span]
-        widths = taken[contracted[rows]] if contracted[rows].any() else taken
+        widths = taken[coupling.channels[rows]] if coupling.channels[rows].any() else taken
         steps[group] = align // gcd(align, *widths.astype(int).tolist())
     return steps
 

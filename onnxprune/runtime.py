@@ -245,6 +245,11 @@ def _from_ort(value: Any) -> Any:
     return np.frombuffer(bits, dtype=dtype).reshape(shape)
 
 
+def processors() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def plain(value: Any) -> Any:
     """Dataclasses, mappings and sequences as what JSON can hold; numbers that are not finite become None."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune import graph as graphs
-from onnxprune.budget import LEAST, Groups, spend
+from onnxprune.budget import Groups
 from onnxprune.calibrate import Statistics
 from onnxprune.consumers import Consumer
 from onnxprune.cost import Cost, Counts
@@ -35,7 +35,7 @@ from onnxprune.observe import observe
 from onnxprune.parts import Engine, Walk
 from onnxprune.patch import NOTHING, patched
 from onnxprune.plan import make_plan
-from onnxprune.problem import Problem, room_of
+from onnxprune.problem import Problem, room_of, spent
 from onnxprune.recovery import Pair, recover
 from onnxprune.rules.base import Dim
 from onnxprune.samples import Samples, Turn
@@ -129,7 +129,7 @@ class Staged:
             for _ in range(LOOKS):
                 survey.measure(wanted)
                 damages = survey.damages(gone)
-                split = self._split(damages, measure, limit, gone)
+                split = spent(problem, damages, measure, limit, gone)
                 if split is None:
                     raise TargetError(
                         f"{self.coupling.graph.name}: the target leaves too little of the groups; see `inspect`"
@@ -160,13 +160,8 @@ class Staged:
         limit: float,
     ) -> NDArray[np.bool_] | None:
         """The units that go, these included, so that the cost is at most `limit`; None where it cannot be."""
-        split = self._split(damages, measure, limit, gone)
+        split = spent(self.problem, damages, measure, limit, gone)
         return None if split is None else _with(removed, orders, split - gone)
-
-    def _split(self, damages: Sequence[Floats], measure: Cost, limit: float, gone: Counts) -> Counts | None:
-        """Units gone of every group, none of which is nearly emptied unless the limit asks for it."""
-        tried = (spend(damages, room_of(self.problem, least), measure, limit, gone) for least in (LEAST, 0.0))
-        return next((split for split in tried if split is not None), None)
 
     def _survey(self, now: Coupling, removed: NDArray[np.bool_], number: int) -> tuple[Survey, float]:
         """What measures the model as it is now, and how far its answers are off the original's."""

@@ -55,7 +55,7 @@ class Reading:
 
 def latency(coupling: Coupling, parts: Parts, block: int) -> Cost:
     """The cost, in milliseconds, that a fit amounts to."""
-    found = _basis(coupling, parts, block)
+    found = _basis(Operators(coupling), parts, block)
     ms = np.concatenate([np.zeros(0), *(np.asarray(parts[node], dtype=float) for node in parts)])
     factors = ms / found.products(_nothing(coupling))
     return replace(found, factors=factors, before=float(ms.sum()))
@@ -63,13 +63,12 @@ def latency(coupling: Coupling, parts: Parts, block: int) -> Cost:
 
 def by_node(coupling: Coupling, readings: Sequence[Reading], block: int) -> dict[int, list[float]]:
     """Fit each node to its own times."""
-    nodes = sorted({node for reading in readings for node in reading.ms})
-    basis = _basis(coupling, nodes, block)
-    shares = _shares(basis, readings)
-    found, row = {}, 0
+    nodes, operators = sorted({node for reading in readings for node in reading.ms}), Operators(coupling)
+    shares, first = _shares(_basis(operators, nodes, block), readings), 0
+    found = {}
     for node in nodes:
-        rows = shares[row : row + _count(coupling, node)]
-        row += len(rows)
+        rows = shares[first : first + operators.parts(node)]
+        first += len(rows)
         times = np.array([reading.ms.get(node, 0.0) for reading in readings])
         weight = 1 / np.sqrt(np.maximum(times, LEAST_MS))
         found[node] = nnls(rows.T * weight[:, None], times * weight)[0].tolist()
@@ -84,35 +83,26 @@ def by_kind(coupling: Coupling, readings: Sequence[Reading], block: int) -> dict
     """
     graph, operators = coupling.graph, Operators(coupling)
     nodes = [n.index for n in graph.nodes if any(v in graph.shapes for v in n.outputs)]
-    basis = _basis(coupling, nodes, block)
-    shares = _shares(basis, readings)
+    shares = _shares(_basis(operators, nodes, block), readings)
     macs: dict[int, float] = {}
     for maker, spec in coupling.linears:
         macs[maker.index] = macs.get(maker.index, 0.0) + spec.macs * prod(map(coupling.size, spec.cost))
-    kinds: dict[tuple[str, str], list[tuple[int, int, float]]] = {}
-    first = 0
-    for node in nodes:
-        count, op = _count(coupling, node), graph.nodes[node].op
+    ends = np.cumsum([operators.parts(node) for node in nodes]).tolist()
+    kinds: dict[tuple[str, str], Floats] = {}  # [parts]: how much of each part is of the kind
+    for node, end in zip(nodes, ends, strict=True):
+        op, classes, outputs = graph.nodes[node].op, operators.classes(node), operators.made(node)
         elements = float(prod(n for n in graph.shapes.get(made(graph.nodes[node])) or () if isinstance(n, int)))
-        classes, outputs = operators.classes(node), operators.made(node)
-        written = tuple(number for number in classes if number in outputs)
+        written = _subsets(classes).index(tuple(number for number in classes if number in outputs))
         if node in macs:
-            kinds.setdefault((op, "work"), []).append((node, first + count - 1, macs[node]))
-        kinds.setdefault((op, "made"), []).append((node, first + _subsets(classes).index(written), elements))
-        first += count
-    columns = [sum(weight * shares[row] for _, row, weight in rows) for rows in kinds.values()]
+            kinds.setdefault((op, "work"), np.zeros(len(shares)))[end - 1] = macs[node]
+        kinds.setdefault((op, "made"), np.zeros(len(shares)))[end - operators.parts(node) + written] = elements
     total = np.array([reading.total for reading in readings])
-    features = np.stack([np.ones(len(readings)), *columns], axis=1) / total[:, None]
+    features = np.stack([np.ones(len(readings)), *(of @ shares for of in kinds.values())], axis=1) / total[:, None]
     scale = np.maximum(np.linalg.norm(features, axis=0), np.finfo(float).tiny)
     rates = nnls(features / scale, np.ones(len(total)))[0] / scale
-    found = {node: [0.0] * _count(coupling, node) for node in nodes}
-    offsets = dict(zip(nodes, np.cumsum([0, *(_count(coupling, node) for node in nodes[:-1])]).tolist(), strict=True))
-    for rate, rows in zip(rates[1:], kinds.values(), strict=True):
-        for node, row, weight in rows:
-            found[node][row - offsets[node]] += float(rate * weight)
-    if nodes:
-        found[nodes[0]][0] += float(rates[0])
-    return found
+    ms = sum((rate * of for rate, of in zip(rates[1:], kinds.values(), strict=True)), np.zeros(len(shares)))
+    ms[:1] += rates[0]
+    return {node: part.tolist() for node, part in zip(nodes, np.split(ms, ends[:-1]), strict=True)} if nodes else {}
 
 
 def _subsets(classes: Sequence[int]) -> list[tuple[int, ...]]:
@@ -120,13 +110,10 @@ def _subsets(classes: Sequence[int]) -> list[tuple[int, ...]]:
     return [s for size in range(len(classes) + 1) for s in combinations(classes, size)]
 
 
-def _count(coupling: Coupling, node: int) -> int:
-    return 1 << len(Operators(coupling).classes(node))
-
-
-def _basis(coupling: Coupling, nodes: Iterable[int], block: int) -> Cost:
+def _basis(operators: Operators, nodes: Iterable[int], block: int) -> Cost:
     """A cost with a term for every part of every node, all factors 1."""
-    operators, nowhere = Operators(coupling), len(coupling.solution.sizes)
+    coupling = operators.coupling
+    nowhere = len(coupling.solution.sizes)
     parts = [(node, subset) for node in nodes for subset in _subsets(operators.classes(node))]
     classes = np.full((len(parts), MOST), nowhere, dtype=np.intp)
     for row, (_, subset) in enumerate(parts):
@@ -136,12 +123,9 @@ def _basis(coupling: Coupling, nodes: Iterable[int], block: int) -> Cost:
 
 
 def _blocks(coupling: Coupling, block: int) -> NDArray[np.intp]:
-    """[classes]: the block of those that contractions sum over or make; heads, say, do not come in blocks."""
-    class_of, sizes = coupling.solution.class_of, np.asarray(coupling.solution.sizes)
-    found = np.ones(len(sizes), dtype=np.intp)
-    channels = {class_of.get(d, -1) for _, spec in coupling.linears for d in (spec.w_in, spec.w_out)} - {-1}
-    found[[c for c in channels if sizes[c] >= block]] = block
-    return found
+    """[classes]: the block of channels; heads, say, do not come in blocks."""
+    wide = np.asarray(coupling.solution.sizes) >= block
+    return np.where(coupling.channels & wide, block, 1).astype(np.intp)
 
 
 def _shares(basis: Cost, readings: Sequence[Reading]) -> Floats:

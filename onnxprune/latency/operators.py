@@ -32,6 +32,10 @@ class Operators:
             return self._cuttable(self._linear[node])
         return self.made(node)
 
+    def parts(self, node: int) -> int:
+        """Of how many products of its widths what a node takes is a sum."""
+        return 1 << len(self.classes(node))
+
     def made(self, node: int) -> tuple[int, ...]:
         """The classes of dims that decide how much a node makes; those that cannot be cut are left out."""
         value, shapes = made(self.coupling.graph.nodes[node]), self.coupling.graph.shapes

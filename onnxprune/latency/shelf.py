@@ -6,16 +6,15 @@ They lie in the folder of `cache`. A file that cannot be read is measured anew; 
 from __future__ import annotations
 
 import json
-import os
 import platform
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from onnxprune.cache import folder, key_of
+from onnxprune.cache import folder, key_of, put
+from onnxprune.runtime import processors
 
 KIND = ".latency.json"
 VERSION = 1
@@ -32,12 +31,7 @@ def machine() -> dict[str, Any]:
     with suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
         name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
-    return {"machine": f"{platform.node()}, {name}", "cpus": _cpus(), "onnxruntime": onnxruntime.__version__}
-
-
-def _cpus() -> int | None:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {"machine": f"{platform.node()}, {name}", "cpus": processors(), "onnxruntime": onnxruntime.__version__}
 
 
 def fetch(conditions: Mapping[str, Any]) -> Entry | None:
@@ -50,18 +44,9 @@ def keep(conditions: Mapping[str, Any], entry: Mapping[str, Any]) -> None:
     """Keep what was measured."""
     if (home := folder()) is None:
         return
+    text = json.dumps({"version": VERSION, "conditions": conditions, **entry})
     with suppress(OSError):
-        home.mkdir(parents=True, exist_ok=True)
-        path = _path(home, conditions)
-        handle, name = tempfile.mkstemp(prefix=path.name, dir=home)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump({"version": VERSION, "conditions": conditions, **entry}, file)
-            os.replace(name, path)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(name)
-            raise
+        put(_path(home, conditions), lambda file: file.write(text.encode()))
 
 
 def entries() -> Iterator[Entry]:

@@ -80,8 +80,7 @@ class Table:
         """Whether it can be one of this model."""
         operators, found = Operators(coupling), {made(node): node.index for node in coupling.graph.nodes}
         return all(
-            value in found and len(parts) == 1 << len(operators.classes(found[value]))
-            for value, parts in self.parts.items()
+            value in found and len(parts) == operators.parts(found[value]) for value, parts in self.parts.items()
         )
 
 
