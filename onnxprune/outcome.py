@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,21 @@ from onnxprune.graph import Graph
 from onnxprune.groups import Coupling, Group
 from onnxprune.plan import Plan, removed_units
 from onnxprune.sizes import parse
-from onnxprune.steps import Context, Outcome
+from onnxprune.steps import Context, Outcome, Proof
 from onnxprune.surgery import cut, mask
 
 
 @dataclass(frozen=True)
 class Replay:
-    """A pass that cuts what a plan says."""
+    """A pass that cuts what a plan says.
+
+    Attributes:
+        plan: says it.
+        exact: whether it must compute the masked original's function; folds do for the weights that they were made of.
+    """
 
     plan: Plan
+    exact: bool = True
 
     def __call__(self, graph: Graph, context: Context) -> Outcome:
         """Cut.
@@ -36,23 +43,39 @@ class Replay:
         with context.stage("analysis"):
             coupling = couple(graph, self.plan.options)
             removed = removed_units(coupling, self.plan)
-        return carry_out(coupling, removed, self.plan, context)
+        return carry_out(coupling, removed, self.plan, context, self.exact)
 
 
-def carry_out(coupling: Coupling, removed: NDArray[np.bool_], plan: Plan, context: Context) -> Outcome:
+def carry_out(
+    coupling: Coupling, removed: NDArray[np.bool_], plan: Plan, context: Context, exact: bool = True
+) -> Outcome:
     """Cut, and say what was cut."""
     with context.stage("cut"):
         model = context.make(lambda store: cut(coupling, plan, removed, store))
-    return Outcome(
-        model=model,
-        notes=describe(coupling, removed),
-        plan=plan,
-        masked=lambda: (
-            coupling.graph.path or coupling.graph.proto
-            if plan.folds
-            else context.make(lambda store: mask(coupling, removed, store), "masked.onnx")
-        ),
-    )
+
+    def oracle() -> ModelProto | Path:
+        if plan.folds:
+            return coupling.graph.path or coupling.graph.proto
+        return context.make(lambda store: mask(coupling, removed, store), "masked.onnx")
+
+    proof = Proof(oracle, exact=exact and not plan.options.inexact)
+    return Outcome(model, describe(coupling, removed), plan, proof=proof)
+
+
+def joined(record: Mapping[str, Any], notes: Mapping[str, Any]) -> dict[str, Any]:
+    """The record with what one more pass says: what was before it is what was before all of them."""
+    found = {**record, **notes}
+    if "macs" in record and "macs" in notes:
+        found["macs"] = {"before": record["macs"]["before"], "after": notes["macs"]["after"]}
+    if "groups" in record and "groups" in notes:
+        first = {group["name"]: group for group in record["groups"]}
+        found["groups"] = [_since(first.get(group["name"], group), group) for group in notes["groups"]]
+    return found
+
+
+def _since(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    units = {"before": earlier["units"]["before"], "after": now["units"]["after"]}
+    return {**now, "macs": earlier["macs"], "units": units}
 
 
 def describe(coupling: Coupling, removed: NDArray[np.bool_]) -> dict[str, Any]:

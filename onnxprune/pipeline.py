@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -26,13 +27,13 @@ from onnxprune.latency.meet import doubts
 from onnxprune.likeness import likeness
 from onnxprune.matching import matched
 from onnxprune.metric import Metric
-from onnxprune.outcome import Replay, prepared, sizes
+from onnxprune.outcome import Replay, joined, prepared, sizes
 from onnxprune.parts import Engine
 from onnxprune.plan import Plan, digest, read_plan
 from onnxprune.recovery import resolve_method
 from onnxprune.rules.base import Options
-from onnxprune.steps import Context, Outcome, Pass
-from onnxprune.validate import Checks, beside, failed_gate, validate
+from onnxprune.steps import Context, Outcome, Pass, Proof
+from onnxprune.validate import Checks, failed_gate, opened, validate
 
 Model = str | os.PathLike[str] | ModelProto
 Record = dict[str, Any]
@@ -72,7 +73,6 @@ class Pipeline:
         shapes: Mapping[str, tuple[int, ...]] | None = None,
         checks: Checks | None = None,
         metric: Callable[..., Any] | str | None = None,
-        exact: bool = True,
         on_stage: Callable[[str], None] = lambda name: None,
         memo: dict[Hashable, Any] | None = None,
     ) -> Result:
@@ -88,7 +88,6 @@ class Pipeline:
             checks: what is measured and which gates must hold; None: nothing is run.
             metric: the user's measure of a model, run on the original before the work and on the result after it: a
                 function of a `metric.Run` that returns a number or a dict of them, or its name as `--metric` takes it.
-            exact: fail unless the result computes the function of the masked original.
             on_stage: told the name of every stage as it begins.
             memo: what earlier runs on the same model, data and options found out; this one adds to it. Only the
                 target may differ between them.
@@ -135,7 +134,7 @@ class Pipeline:
         with threadpool_limits(1), workspace as folder:
             if folder is not None:
                 context = replace(context, file=folder / Path(out or "model.onnx").name)
-            made, plan = self._run(original, out, checks, measured, exact, context, record)
+            made, plan = self._run(original, out, checks, measured, context, record)
             record["seconds"] = dict(context.seconds)
             return Result(onnx.load(made) if isinstance(made, Path) and out is None else made, plan, record)
 
@@ -145,35 +144,39 @@ class Pipeline:
         out: str | os.PathLike[str] | None,
         checks: Checks | None,
         metric: Metric | None,
-        exact: bool,
         context: Context,
         record: Record,
     ) -> tuple[ModelProto | Path, Plan | None]:
         """The new model (its file, where it is too big for memory) and the plan; the record is filled."""
         current, outcome = original, Outcome(original.proto)
         plan: Plan | None = None
-        cut: Outcome | None = None  # the last, which has an oracle; what passes after it change are values alone
-        for step in self.passes:
+        proofs: list[Proof] = []
+        record["passes"] = []
+        for number, step in enumerate(self.passes, 1):
+            start = time.perf_counter()
             outcome = step(current, context)
             outcome = replace(outcome, model=context.whole(outcome.model, current.folder))
-            record |= outcome.notes
-            if outcome.plan is not None:
-                plan, context = outcome.plan, replace(context, before=current, plan=outcome.plan)
-            cut = outcome if outcome.masked is not None else cut
-            current = graphs.load(outcome.model, context.shapes) if step is not self.passes[-1] else current
+            record |= joined(record, outcome.notes)
+            record["passes"].append({**described(step), "seconds": time.perf_counter() - start, "said": outcome.said})
+            plan = outcome.plan or plan
+            if outcome.plan or outcome.touched:
+                context = replace(context, before=current, plan=outcome.plan, touched=outcome.touched)
+            last = number == len(self.passes)
+            if outcome.proof is not None:
+                proofs.append(outcome.proof if last else replace(outcome.proof, cut=outcome.proof.cut or outcome.model))
+            current = current if last else graphs.load(outcome.model, context.shapes)
         external = graphs.is_external(original)
         with writing.draft(outcome.model, out, external) if out is not None else nullcontext() as path:
             record |= sizes(original, outcome.model, path)
             if checks is not None:
-                if plan is not None and not plan.kept and not plan.folds:
-                    checks = replace(checks, seconds=0.0)  # the same model: a gate alone makes it worth a measurement
+                if isinstance(outcome.model, ModelProto) and outcome.model == original.proto:
+                    checks = replace(checks, seconds=0.0)  # a gate alone makes it worth a measurement
                 pruned = outcome.model if path is None else path
                 with context.stage("validation"):
-                    oracle = None if cut is None or cut.masked is None else beside(cut.masked(), pruned)
-                    proved = cut.model if cut is not None and cut is not outcome else None
+                    pairs = opened(proofs, pruned)
                 if path is not None and not context.shared:
                     original.release()
-                found = validate(original, pruned, oracle, exact, checks, context, proved)
+                found = validate(original, pruned, pairs, checks, context)
                 model, timed = record.get("latency_model"), found.get("latency_ms")
                 off = doubts(model, timed) if model and timed else []
                 record |= found | {"warnings": [*record.get("warnings", ()), *found["warnings"], *off]}
@@ -256,10 +259,17 @@ def prune(
         shapes=shapes,
         checks=(checks or Checks()) if validate else None,
         metric=metric,
-        exact=not allow_inexact,
         on_stage=on_stage,
         memo=memo,
     )
+
+
+def described(step: Pass) -> Record:
+    """The name and the options of a pass, for the record."""
+    from onnxprune.passes import name_of
+
+    names = () if isinstance(step, Replay) else getattr(step, "__dataclass_fields__", ())
+    return {"name": name_of(type(step)), "options": {name: getattr(step, name) for name in names}}
 
 
 def _repair(recover: str, data: Any, seed: int = 0, distance: str = "auto") -> list[Pass]:
@@ -302,12 +312,11 @@ def apply(
     made = plan if isinstance(plan, Plan) else read_plan(Path(plan))
     same = made.model_sha256 == digest(graphs.load(model))
     # Folds hold for the weights that they were made of.
-    options.setdefault("exact", (same or not made.folds) and not made.options.inexact)
     given = options.pop("checks", None)
     checks = (given or Checks()) if validate else None
-    result = Pipeline([Replay(made), *_repair(recover, options.get("data"), distance=distance)]).run(
-        model, out=out, checks=checks, **options
-    )
+    step = Replay(made, same or not made.folds)
+    passes = [step, *_repair(recover, options.get("data"), distance=distance)]
+    result = Pipeline(passes).run(model, out=out, checks=checks, **options)
     if not same:
         note = "the plan was made for another file: its cut is replayed, whatever these weights would have asked for"
         result.record["warnings"] = [*result.record.get("warnings", ()), note]

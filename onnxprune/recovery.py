@@ -68,11 +68,13 @@ class Pair:
         original: the analysis of the original.
         removed: [units], those that the cut took.
         cut: the cut model.
+        touched: first outputs of contractions that lost no channels, but whose weights are to be fitted anew, too.
     """
 
     original: Coupling
     removed: NDArray[np.bool_]
     cut: Graph
+    touched: frozenset[str] = frozenset()
 
     def kept(self, dim: Dim) -> Index | slice:
         """The indices of an axis of the original that the cut model has."""
@@ -161,7 +163,7 @@ def _steps(pair: Pair, cut: Coupling, method: str, samples: int, seed: int, resc
     mine = {c.node.outputs[0]: c for c in consumers(pair.original)}
     both = [(mine[c.node.outputs[0]], c) for c in consumers(cut) if c.node.outputs[0] in mine]
     both = [(a, b) for a, b in both if a.groups == b.groups]
-    lost = {b.y.value: b.node.index for a, b in both if _lost(pair, a)}
+    lost = {b.y.value: b.node.index for a, b in both if b.node.outputs[0] in pair.touched or _lost(pair, a)}
     if not lost:
         return []
     first = min(lost.values())

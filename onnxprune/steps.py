@@ -46,7 +46,8 @@ class Context:
         batch: samples in a run where latency is measured; None: as the data have them, else 1.
         bench_seconds: the most time for a comparison of latencies; 0: nothing is run to be timed.
         before: the model that the last cut was made of; None: nothing was cut yet.
-        plan: that cut.
+        plan: that cut; None: no channels went.
+        touched: results of contractions that lost none, but whose inputs the cut changed (see `Outcome`).
         memo: what a pass found out that another may need.
         shared: other runs on the same model, data and options have the memo, too.
         on_stage: told the name of every stage as it begins.
@@ -64,6 +65,7 @@ class Context:
     file: Path | None = None
     before: Graph | None = None
     plan: Plan | None = None
+    touched: frozenset[str] = frozenset()
     memo: dict[Hashable, Any] = field(default_factory=dict)
     shared: bool = False
     bench_seconds: float = 0.0
@@ -150,20 +152,40 @@ class Context:
 
 
 @dataclass(frozen=True, eq=False)
+class Proof:
+    """What shows that a pass did what it says: two models that compute the same function.
+
+    Attributes:
+        oracle: makes the one, a model or its path: what the pass was given, with what it takes away set to zero, say.
+        cut: the other one; None: the model that the pass made.
+        exact: whether a difference beyond rounding is an error.
+    """
+
+    oracle: Callable[[], ModelProto | Path]
+    cut: ModelProto | Path | None = None
+    exact: bool = True
+
+
+@dataclass(frozen=True, eq=False)
 class Outcome:
     """The model that a pass made.
 
     Attributes:
         model: the new model or its file; the old one is untouched.
         notes: entries for the record.
-        plan: what was cut, if anything was.
-        masked: makes the oracle, a model (or its path) that must compute the same function; None: there is none.
+        plan: the channels that were cut, if any were.
+        touched: where something else was cut: first outputs of the contractions that read what this changed, and whose
+            weights `reconstruct` is to fit anew. Nodes that stay keep the names of their outputs.
+        proof: that the function is the one that it should be; None: there is nothing to compare with.
+        said: what was done and what it brings, in a sentence for the table.
     """
 
     model: ModelProto | Path
     notes: Mapping[str, Any] = field(default_factory=dict)
     plan: Plan | None = None
-    masked: Callable[[], ModelProto | Path] | None = None
+    touched: frozenset[str] = frozenset()
+    proof: Proof | None = None
+    said: str = ""
 
 
 class Pass(Protocol):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import onnx
 from onnx import ModelProto
@@ -19,7 +19,7 @@ from onnxprune.graph import PROTOBUF_LIMIT, Graph, is_big
 from onnxprune.parity import Parity, parity, rounding
 from onnxprune.runtime import LEAN, run, session
 from onnxprune.shapes import without_weights
-from onnxprune.steps import Context
+from onnxprune.steps import Context, Proof
 from onnxprune.timing import bench
 from onnxprune.writing import write
 
@@ -50,25 +50,43 @@ class Checks:
     batch: int | None = None
 
 
+class Pair(NamedTuple):
+    """An oracle, what must compute its function, and whether a difference beyond rounding is an error."""
+
+    oracle: ModelProto | Path
+    cut: ModelProto | Path
+    exact: bool
+
+
+def opened(proofs: Sequence[Proof], pruned: ModelProto | Path) -> list[Pair]:
+    """The models of proofs; oracles as files in the draft's temporary folder: in memory only while they run.
+
+    Args:
+        proofs: of passes in their order; one without a model of its own is of `pruned`.
+        pruned: the result, or the draft that was written of it.
+    """
+    pairs = []
+    for number, proof in enumerate(proofs):
+        oracle = proof.oracle()
+        if isinstance(oracle, ModelProto) and isinstance(pruned, Path):
+            path = pruned.with_name(f"oracle-{number}.onnx")
+            write(oracle, path, external=True)
+            oracle = path
+        pairs.append(Pair(oracle, proof.cut or pruned, proof.exact))
+    return pairs
+
+
 def validate(
-    graph: Graph,
-    pruned: ModelProto | Path,
-    oracle: ModelProto | Path | None,
-    exact: bool,
-    checks: Checks,
-    context: Context,
-    proved: ModelProto | Path | None = None,
+    graph: Graph, pruned: ModelProto | Path, pairs: Sequence[Pair], checks: Checks, context: Context
 ) -> dict[str, Any]:
     """Check a pruned model and measure it against its original.
 
     Args:
         graph: the original.
         pruned: the result, or the draft that was written of it.
-        oracle: the masked original, if the result has one.
-        exact: whether the result has to compute the oracle's function.
+        pairs: models that must compute the same function.
         checks: what is measured, and the gates.
         context: provider, threads, data.
-        proved: the cut model that the oracle belongs to, where later steps changed its weights; None: the result.
 
     Big models run one after the other, with their weights mapped and without ONNX Runtime's optimisations, which copy
     weights. Latency, which needs both models with packed weights, is then measured only where a gate asks for it.
@@ -104,20 +122,9 @@ def validate(
             warnings.append(f"not run, so nothing is proved or measured: {error}{hint}")
             return {"warnings": warnings}
         found: dict[str, Any] = {"inputs": inputs, "warnings": warnings}
-        if oracle is not None:
-            proofs = [*proofs, *feeds][:PARITY_FEEDS]
-            compared = parity(oracle, pruned if proved is None else proved, proofs, context.provider, context.threads)
-            found["parity"] = compared.to_dict()
-            if compared.vacuous:
-                names = ", ".join(compared.vacuous)
-                warnings.append(f"parity says nothing about {names}: zero or nearly so on these inputs; give --data")
-            if exact and not compared.exact and not big:
-                found["parity"]["rounding"] = _rounding(oracle, compared, proofs, context)
-            if exact and not compared.exact and not found["parity"].get("rounding"):
-                raise ParityError(
-                    f"{graph.name}: the pruned model differs from the masked original by {compared.relative:.2g} of "
-                    "the largest output; nothing was written; please report this model"
-                )
+        shown = [_shown(graph, pair, [*proofs, *feeds][:PARITY_FEEDS], big, context, warnings) for pair in pairs]
+        if shown:
+            found["parity"] = max(shown, key=_severity)
         made = session(pruned, **options) if big else pruned
         found["fidelity"] = fidelity(reference, made, feeds, context.provider, context.threads).to_dict()
     if big and checks.seconds > 0 and checks.min_speedup is None:
@@ -129,13 +136,33 @@ def validate(
     return found
 
 
-def beside(oracle: ModelProto | Path, pruned: ModelProto | Path) -> ModelProto | Path:
-    """The oracle as a file in the draft's temporary folder, so that its weights are in memory only while it runs."""
-    if isinstance(oracle, Path) or not isinstance(pruned, Path):
-        return oracle
-    path = pruned.with_name("masked.onnx")
-    write(oracle, path, external=True)
-    return path
+def _shown(
+    graph: Graph, pair: Pair, feeds: Sequence[Feed], big: bool, context: Context, warnings: list[str]
+) -> dict[str, Any]:
+    """How far a cut model is from its oracle.
+
+    Raises:
+        ParityError: further than rounding explains.
+    """
+    compared = parity(pair.oracle, pair.cut, feeds, context.provider, context.threads)
+    found = compared.to_dict()
+    if compared.vacuous:
+        names = ", ".join(compared.vacuous)
+        warnings.append(f"parity says nothing about {names}: zero or nearly so on these inputs; give --data")
+    if pair.exact and not compared.exact:
+        if not big:
+            found["rounding"] = _rounding(pair.oracle, compared, feeds, context)
+        if not found.get("rounding"):
+            raise ParityError(
+                f"{graph.name}: the pruned model differs from the masked original by {compared.relative:.2g} of "
+                "the largest output; nothing was written; please report this model"
+            )
+    return found
+
+
+def _severity(shown: Mapping[str, Any]) -> tuple[bool, float]:
+    """What is inexact comes first, then what differs most."""
+    return not shown["exact"], float("inf") if shown["relative"] is None else shown["relative"]
 
 
 class _Recorded:

@@ -29,6 +29,11 @@ names = PASSES.names
 load_all = PASSES.load
 
 
+def name_of(step: type[Any]) -> str:
+    """What a pass is called in a recipe; its class's name, where it is not registered."""
+    return next((name for name, known in PASSES.items() if known is step), step.__name__.lower())
+
+
 def register(name: str) -> Callable[[type[P]], type[P]]:
     """Return a class decorator that registers a frozen dataclass as the pass *name*."""
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 from onnx import ModelProto
 
 from onnxprune.divergence import distance_of, off
@@ -15,8 +16,9 @@ from onnxprune.graph import Graph
 from onnxprune.parts import Engine
 from onnxprune.passes import register
 from onnxprune.patch import patched
-from onnxprune.plan import Plan, removed_units
+from onnxprune.plan import removed_units
 from onnxprune.recovery import AUTO, Pair, recover, resolve_method
+from onnxprune.rules.base import Options
 from onnxprune.samples import Turn
 from onnxprune.steps import Context, Outcome
 
@@ -41,17 +43,17 @@ class Reconstruct:
     def __call__(self, graph: Graph, context: Context) -> Outcome:
         """Fit, layer after layer; the result stays if it is nearer to the original on inputs that were put aside."""
         method = resolve_method(self.method, context.data is not None)
-        if context.before is None or context.plan is None:
+        if context.before is None:
             raise OptionError("reconstruct: there is no cut to recover from; put it after a pass that cuts")
         if method == "none":
             return Outcome(graph.proto)
         if context.data is None:
-            return self._unseen(graph, context.before, context.plan, context)
+            return self._unseen(_pair(graph, context.before, context), context)
         engine = Engine(context.provider, context.threads)
-        original = context.couple(context.before, context.plan.options)
+        pair = _pair(graph, context.before, context)
+        original = pair.original
         samples = context.samples(original)
         with context.stage("recovery"):
-            pair = Pair(original, removed_units(original, context.plan), graph)
             distance = distance_of(original.graph, samples.aside, engine, self.distance)
             before = off(distance, graph, samples.aside, engine)
             rescale = self._rescale(pair, samples.turn(0), method, engine, context.on_stage)
@@ -83,14 +85,22 @@ class Reconstruct:
 
         return far(True) < far(False)
 
-    def _unseen(self, graph: Graph, before: Graph, plan: Plan, context: Context) -> Outcome:
+    def _unseen(self, pair: Pair, context: Context) -> Outcome:
         """Fold expected values; nothing is measured."""
+        graph = pair.cut
         with context.stage("recovery"):
-            original = context.couple(before, plan.options)
-            patch, layers = fold_expected(Pair(original, removed_units(original, plan), graph))
+            patch, layers = fold_expected(pair)
             changed = any(layer.method != "none" for layer in layers)
             model: ModelProto | Path = graph.path or graph.proto
             if changed:
                 model = context.make(lambda store: patched(graph, patch, store))
         found = {"source": None, "distance": None, "layers": [asdict(layer) for layer in layers]}
         return Outcome(model, {"recover": "bias" if changed else "none", "recovery": found})
+
+
+def _pair(graph: Graph, before: Graph, context: Context) -> Pair:
+    """The model that the last cut was made of, and what it is now."""
+    plan = context.plan
+    original = context.couple(before, Options() if plan is None else plan.options)
+    removed = np.zeros(original.units, dtype=bool) if plan is None else removed_units(original, plan)
+    return Pair(original, removed, graph, context.touched)
