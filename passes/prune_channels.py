@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.allocation import bound_of, choose, measure_of
+from onnxprune.allocation import below, bound_of, check_scope, choose, measure_of
 from onnxprune.cost import Cost
-from onnxprune.criteria.base import AUTO, CRITERIA, score, sight_of
+from onnxprune.criteria.base import AUTO, score, sight_of
 from onnxprune.errors import OptionError
 from onnxprune.formats import is_half
 from onnxprune.graph import Graph
@@ -31,7 +31,7 @@ from onnxprune.recovery import resolve_method
 from onnxprune.rules.base import Options
 from onnxprune.stages import Staged
 from onnxprune.steps import Context, Outcome
-from onnxprune.target import Target, parse_target
+from onnxprune.target import LOSSLESS, THRESHOLD, Target, parse_target
 from onnxprune.timing import bench
 
 SCOPES = ("auto", "global", "local", "budget", "damage")
@@ -43,12 +43,14 @@ class PruneChannels:
     """Remove the least important channels, heads or neurons with everything that is coupled to them.
 
     Attributes:
-        target: channels=, params=, macs= or latency= with the share that may remain, latency=5ms, or lossless.
-        criterion: how units are scored; `onnxprune list criteria` shows all. "auto": by the error that the consumers
-            make without them where there are data, else l2.
+        target: channels=, params=, macs= or latency= with the share that may remain, latency=5ms, threshold= with the
+            least score that stays, or lossless.
+        criterion: how units are scored; `onnxprune list criteria` shows all. A sum, as in 0.7*wanda+0.3*l1, weighs
+            several. "auto": by the error that the consumers make without them where there are data, else l2.
         scope: "global" ranks all units together, "local" keeps the same share of every group, "budget" spends the
             target where it keeps most, "damage" measures on the data what narrower groups do to the answers; "auto":
             damage where there are data and the criterion is auto, else budget for a latency and global for the rest.
+            A threshold takes the same units in "global" and "local", and goes with no other.
         align: keep widths multiples of this; "auto" is the provider's block, which is measured once.
         keep: regular expression or several; groups with a matching tensor or node stay whole.
         ratios: (regular expression, share): groups that keep a share of their own.
@@ -80,15 +82,15 @@ class PruneChannels:
         """Choose and cut."""
         target = parse_target(self.target)
         if self.criterion != AUTO:
-            CRITERIA.get(self.criterion)  # an unknown one is refused, whatever the target
+            sight_of(self.criterion)  # an unknown one is refused, whatever the target
         measure = context.bench_seconds > 0
         with context.stage("analysis"):
             align = 1
-            if target.kind != "lossless":
+            if target.kind != LOSSLESS:
                 half = is_half(graph.proto)
                 align = resolve_align(self.align, context.provider, measure, half)
             coupling = context.couple(graph, Options(align, self.allow_inexact, self.head_dims))
-        if target.kind == "lossless":
+        if target.kind == LOSSLESS:
             with context.stage("search"):
                 removed, folds = lossless(coupling, kept_whole(coupling, self.keep))
             return carry_out(coupling, removed, make_plan(coupling, removed, folds), context)
@@ -99,6 +101,10 @@ class PruneChannels:
             with context.stage("scores"):
                 scores = self._scores(coupling, context)
         problem, clock = problem_of(coupling, scores, limits), None
+        if target.kind == THRESHOLD:
+            with context.stage("allocation"):
+                removed = below(problem, target.amount)
+            return carry_out(coupling, removed, make_plan(coupling, removed), context)
         if target.kind == "latency":
             with context.stage("latency table"):
                 clock = self._clock(problem, target, context)
@@ -119,15 +125,16 @@ class PruneChannels:
         """The scope that "auto" stands for.
 
         Raises:
-            OptionError: there is none of that name, or no data to measure damage on.
+            OptionError: there is none of that name, it does not fit the target, or no data to measure damage on.
         """
         if self.scope not in SCOPES:
             raise OptionError(f"--scope {self.scope}: choose one of {', '.join(SCOPES)}")
+        check_scope(target, self.scope)
         if self.scope == "damage" and context.data is None:
             raise OptionError("--scope damage measures on inputs: give --data (or --data synthetic)")
         if self.scope != "auto":
             return self.scope
-        if context.data is not None and self.criterion == AUTO:
+        if target.kind != THRESHOLD and context.data is not None and self.criterion == AUTO:
             return "damage"
         return "budget" if target.kind == "latency" else "global"
 

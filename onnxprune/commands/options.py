@@ -130,7 +130,8 @@ target = click.option(
     default="macs=0.5",
     show_default=True,
     metavar="WHAT",
-    help="What may remain: macs=X, params=X, channels=X or latency=X with 0 < X <= 1; latency=5ms; or lossless.",
+    help="What may remain: macs=X, params=X, channels=X or latency=X with 0 < X <= 1; latency=5ms; threshold=X: "
+    "what scores X or more, 1 being the mean of a group; or lossless.",
 )
 
 choice = several(

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from onnxprune.calibrate import Statistics
 from onnxprune.consumers import Consumer
+from onnxprune.criteria.expression import parts_of
 from onnxprune.errors import OptionError
 from onnxprune.groups import Coupling, Member
 from onnxprune.instrument import Want
@@ -64,14 +65,18 @@ def criterion(name: str, sees: Want | None = None) -> Callable[[Criterion], Crit
     return CRITERIA.register(name)
 
 
-def sight_of(name: str) -> Want | None:
-    """What a criterion needs to know of the data; None: it needs none.
+def sight_of(criterion: str) -> Want | None:
+    """What a criterion, or any part of a sum, needs to know of the data; None: it needs none.
 
     Raises:
         OptionError: there is no such criterion.
     """
-    CRITERIA.get(name)  # which also fills the table
-    return _SIGHT.get(name)
+    found: Want | None = None
+    for part in parts_of(criterion):
+        CRITERIA.get(part.name)  # which also fills the table
+        if (want := _SIGHT.get(part.name)) is not None:
+            found = want if found is None else found | want
+    return found
 
 
 def gather(context: Context, index_scores: Callable[[Array, int], Scores], roles: tuple[str, ...]) -> Scores:
@@ -149,7 +154,8 @@ def score(
 
     Args:
         coupling: the analysis.
-        criterion: a registered name.
+        criterion: a registered name, or a weighted sum of them as in "0.7*wanda+0.3*l1": each is made comparable, then
+            their weighted mean is taken, for a unit on which one has nothing to say that of the others.
         combine: "mean", "sum" or "max" over the tensors of a unit.
         normalise: "mean", "max" or "none": see `comparable`.
         seed: for random criteria.
@@ -160,10 +166,16 @@ def score(
     """
     if seed < 0:
         raise OptionError(f"--seed {seed}: write a whole number from 0")
-    if moments is None and sight_of(criterion) is not None:
-        raise OptionError(f"--criterion {criterion} looks at activations: give --data (or --data synthetic)")
-    made = CRITERIA.get(criterion)(Context(coupling, combine, seed, readers, moments))
-    return comparable(made, coupling.group_of, normalise)
+    context = Context(coupling, combine, seed, readers, moments)
+    total, weight = np.zeros((2, coupling.units))
+    for part in parts_of(criterion):
+        if sight_of(part.name) is not None and moments is None:
+            raise OptionError(f"--criterion {part.name} looks at activations: give --data (or --data synthetic)")
+        made = comparable(CRITERIA.get(part.name)(context), coupling.group_of, normalise)
+        there = ~np.isnan(made)
+        total[there] += part.weight * made[there]
+        weight[there] += part.weight
+    return np.where(weight > 0, total / np.where(weight > 0, weight, 1.0), np.nan)
 
 
 def comparable(scores: Scores, group_of: NDArray[np.int32], how: str = "mean") -> Scores:
