@@ -53,7 +53,7 @@ class Probe:
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """What the model gives: [channels] sums, the shape, [samples, channels, ...] maps, [places, channels] sampled."""
+        """What the model gives: [channels] sums, the shape, [samples, channels, ...] maps, [places, channels] rows."""
         more = {Want.ZEROS: "nonzero", Want.ABSOLUTE: "absolute", Want.RANKS: "maps"}
         found = (name for want, name in more.items() if want in self.want)
         return "total", "squares", "shape", *found, *(("sampled",) if self.samples else ())

@@ -104,7 +104,8 @@ class PruneChannels:
         if target.kind == THRESHOLD:
             with context.stage("allocation"):
                 removed = below(problem, target.amount)
-            return carry_out(coupling, removed, make_plan(coupling, removed), context)
+            outcome = carry_out(coupling, removed, make_plan(coupling, removed), context)
+            return replace(outcome, said=_said(int((scores < target.amount).sum()), int(removed.sum()), target.amount))
         if target.kind == "latency":
             with context.stage("latency table"):
                 clock = self._clock(problem, target, context)
@@ -201,3 +202,11 @@ class PruneChannels:
         with context.stage("damage"):
             removed, stages = search.run(cost, bound)
         return removed, {"stages": [asdict(stage) for stage in stages]}
+
+
+def _said(weak: int, gone: int, threshold: float) -> str:
+    """What a threshold took, in words."""
+    if not weak:
+        return f"nothing: no unit scores less than {threshold:g}"
+    stay = "" if gone >= weak else "; the others keep a width whole, or were to be kept"
+    return f"{gone} units go, of {weak} that score less than {threshold:g}{stay}"

@@ -30,8 +30,8 @@ def parts_of(text: object) -> tuple[Part, ...]:
 
 def _part(part: str, text: str) -> Part:
     weight, star, name = part.strip().rpartition("*")
-    if not name.strip() or "*" in weight:
-        raise OptionError(f"--criterion {text}: {part.strip() or 'nothing'!r} is no part of a sum; {FORM}")
+    if not name.strip():
+        raise OptionError(f"--criterion {text}: the part {part.strip()!r} names no criterion; {FORM}")
     try:
         value = float(weight) if star else 1.0
     except ValueError:
