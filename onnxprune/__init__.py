@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from onnxprune.pipeline import Pipeline, Result, apply, inspect, prune
     from onnxprune.plan import Plan, make_plan, read_plan
     from onnxprune.problem import Limits
+    from onnxprune.recipe import read_recipe
     from onnxprune.rules.base import Options
     from onnxprune.surgeon import from_graphsurgeon, to_graphsurgeon
     from onnxprune.surgery import cut, mask
@@ -44,6 +45,7 @@ _HOMES = {
     "graph": ("Graph", "load"),
     "pipeline": ("Pipeline", "Result", "apply", "inspect", "prune"),
     "plan": ("Plan", "make_plan", "read_plan"),
+    "recipe": ("read_recipe",),
     "rules.base": ("Options",),
     "surgeon": ("from_graphsurgeon", "to_graphsurgeon"),
     "surgery": ("cut", "mask"),
@@ -81,6 +83,7 @@ __all__ = [
     "parse_target",
     "prune",
     "read_plan",
+    "read_recipe",
     "save",
     "score",
     "sweep",

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnxprune import cost
 from onnxprune.budget import exchanged
 from onnxprune.cost import Cost, Counts
-from onnxprune.errors import OptionError, TargetError
+from onnxprune.errors import OptionError, TargetError, one_of
 from onnxprune.groups import Coupling
 from onnxprune.problem import Limits, Problem, problem_of, room_of, spent
 from onnxprune.target import KINDS, THRESHOLD, Target
@@ -46,8 +46,7 @@ def allocate(
         TargetError: even the smallest model that the limits allow is larger than the target, or nothing can be cut.
         OptionError: an option that does not exist, or a pattern that matches nothing.
     """
-    if scope not in SCOPES:
-        raise OptionError(f"--scope {scope}: choose one of {', '.join(SCOPES)}")
+    one_of("--scope", scope, SCOPES)
     if target.kind not in (*KINDS, THRESHOLD):
         raise TargetError(f"--target {target} has no share to allocate; use `prune`, or one of {', '.join(KINDS)}")
     check_scope(target, scope)

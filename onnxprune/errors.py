@@ -7,6 +7,7 @@ node or tensor first, then what is wrong, then what to do. The command line prin
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 # Characters kept of a message that comes from another library.
@@ -49,6 +50,17 @@ class TargetError(OnnxPruneError):
 
 class OptionError(OnnxPruneError):
     """An option, a recipe key or a registered name is unknown, or two options contradict each other."""
+
+
+def one_of(option: str, value: object, choices: Iterable[str]) -> None:
+    """Refuse a word that is none of the choices.
+
+    Raises:
+        OptionError: with the choices.
+    """
+    known = tuple(choices)
+    if value not in known:
+        raise OptionError(f"{option} {value}: choose one of {', '.join(known)}")
 
 
 class ProviderError(OnnxPruneError):

@@ -58,7 +58,8 @@ def carry_out(
             return coupling.graph.path or coupling.graph.proto
         return context.make(lambda store: mask(coupling, removed, store), "masked.onnx")
 
-    proof = Proof(oracle, exact=exact and not plan.options.inexact)
+    what = "the original" if plan.folds else Proof.what
+    proof = Proof(oracle, exact=exact and not plan.options.inexact, what=what)
     return Outcome(model, describe(coupling, removed), plan, proof=proof)
 
 

@@ -120,7 +120,6 @@ class Pipeline:
         if data is not None:
             context = replace(context, data=context.once("data", lambda: _feeds(data, original, context)))
         record: Record = {"version": 1, "model": original.name, "provider": provider, "threads": threads}
-        record["recover"] = "none"
         record |= prepared(original)
         if context.data is not None:
             samples = context.data.samples
@@ -158,8 +157,9 @@ class Pipeline:
             outcome = replace(outcome, model=context.whole(outcome.model, current.folder))
             record |= joined(record, outcome.notes)
             record["passes"].append({**described(step), "seconds": time.perf_counter() - start, "said": outcome.said})
-            plan = outcome.plan or plan
             if outcome.plan or outcome.touched:
+                record.setdefault("recover", "none")
+                plan = outcome.plan if current is original else None
                 context = replace(context, before=current, plan=outcome.plan, touched=outcome.touched)
             last = number == len(self.passes)
             if outcome.proof is not None:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from onnxprune.branches import Branch, branch_of, corrected
 from onnxprune.consumers import Consumer, consumers
 from onnxprune.coupling import couple
-from onnxprune.errors import OptionError
+from onnxprune.errors import OptionError, one_of
 from onnxprune.feeds import Feed, rows
 from onnxprune.graph import Graph
 from onnxprune.groups import Coupling
@@ -51,8 +51,7 @@ def resolve_method(method: str, data: bool = True) -> str:
     Raises:
         OptionError: there is no such method, or it needs data.
     """
-    if method not in (*METHODS, AUTO):
-        raise OptionError(f"--recover {method}: choose one of {', '.join(METHODS)} or auto")
+    one_of("--recover", method, (*METHODS, AUTO))
     if not data and method not in ("none", "bias", AUTO):
         raise OptionError(
             f"--recover {method} fits weights to inputs: give --data (or --data synthetic), or take --recover bias"

@@ -159,11 +159,13 @@ class Proof:
         oracle: makes the one, a model or its path: what the pass was given, with what it takes away set to zero, say.
         cut: the other one; None: the model that the pass made.
         exact: whether a difference beyond rounding is an error.
+        what: the oracle in words.
     """
 
     oracle: Callable[[], ModelProto | Path]
     cut: ModelProto | Path | None = None
     exact: bool = True
+    what: str = "the masked original"
 
 
 @dataclass(frozen=True, eq=False)

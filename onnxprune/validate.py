@@ -51,11 +51,12 @@ class Checks:
 
 
 class Pair(NamedTuple):
-    """An oracle, what must compute its function, and whether a difference beyond rounding is an error."""
+    """An oracle, what must compute its function, whether a difference beyond rounding is an error, and what it is."""
 
     oracle: ModelProto | Path
     cut: ModelProto | Path
     exact: bool
+    what: str
 
 
 def opened(proofs: Sequence[Proof], pruned: ModelProto | Path) -> list[Pair]:
@@ -72,7 +73,7 @@ def opened(proofs: Sequence[Proof], pruned: ModelProto | Path) -> list[Pair]:
             path = pruned.with_name(f"oracle-{number}.onnx")
             write(oracle, path, external=True)
             oracle = path
-        pairs.append(Pair(oracle, proof.cut or pruned, proof.exact))
+        pairs.append(Pair(oracle, proof.cut or pruned, proof.exact, proof.what))
     return pairs
 
 
@@ -145,7 +146,7 @@ def _shown(
         ParityError: further than rounding explains.
     """
     compared = parity(pair.oracle, pair.cut, feeds, context.provider, context.threads)
-    found = compared.to_dict()
+    found = {"oracle": pair.what, **compared.to_dict()}
     if compared.vacuous:
         names = ", ".join(compared.vacuous)
         warnings.append(f"parity says nothing about {names}: zero or nearly so on these inputs; give --data")
@@ -154,7 +155,7 @@ def _shown(
             found["rounding"] = _rounding(pair.oracle, compared, feeds, context)
         if not found.get("rounding"):
             raise ParityError(
-                f"{graph.name}: the pruned model differs from the masked original by {compared.relative:.2g} of "
+                f"{graph.name}: the pruned model differs from {pair.what} by {compared.relative:.2g} of "
                 "the largest output; nothing was written; please report this model"
             )
     return found

@@ -167,7 +167,7 @@ def proof(record: Record) -> Verdict:
         return Verdict("none but fidelity" if "fidelity" in record else "none: the models were not run", False)
     apart = "beyond measure" if parity["relative"] is None else f"{parity['relative']:.1e}"
     where = f"of the largest output, on {plural(parity['feeds'], 'input')}"
-    oracle = "the original" if _lossless(record) else "the masked original"
+    oracle = parity["oracle"]
     if parity.get("vacuous"):
         return Verdict(f"none for {', '.join(parity['vacuous'])}: nearly zero on these inputs; give --data", False)
     if parity["exact"]:
@@ -262,6 +262,22 @@ def warnings(record: Record) -> list[str]:
         *_stored(record.get("folded", [])),
         *(["local functions are written out where they are called: " + ", ".join(names)] if names else []),
     ]
+
+
+def passes(record: Record) -> list[tuple[str, str]]:
+    """Of every pass that says something of itself, its name and that."""
+    return [(each["name"], each["said"]) for each in record.get("passes", ()) if each["said"]]
+
+
+def chosen(record: Record) -> str:
+    """The options that say most, in a line."""
+    options: Mapping[str, Any] = record.get("options", {})
+    if "recipe" in options:
+        return f"{options['recipe']}: {', '.join(each['name'] for each in record.get('passes', ()))}"
+    said = [str(options[key]) for key in ("target", "criterion")[: 1 if _lossless(record) else 2] if key in options]
+    said += [f"{options['scope']} scope"] if "scope" in options and not _lossless(record) else []
+    said += [f"multiples of {record['align']}"] if record.get("align", 1) > 1 else []
+    return ", ".join(said)
 
 
 def cut(record: Record) -> str:

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from onnxprune.allocation import below, bound_of, check_scope, choose, measure_of
 from onnxprune.cost import Cost
-from onnxprune.criteria.base import AUTO, score, sight_of
-from onnxprune.errors import OptionError
+from onnxprune.criteria.base import AUTO, COMBINE, NORMALISE, score, sight_of
+from onnxprune.divergence import KINDS
+from onnxprune.errors import OptionError, one_of
 from onnxprune.formats import is_half
 from onnxprune.graph import Graph
 from onnxprune.groups import Coupling
@@ -78,11 +79,25 @@ class PruneChannels:
     recover: str = AUTO
     distance: str = "auto"
 
+    def __post_init__(self) -> None:
+        """Refuse what is wrong whatever the model is.
+
+        Raises:
+            OptionError, TargetError: an option that there is not.
+        """
+        target = parse_target(self.target)
+        if self.criterion != AUTO:
+            sight_of(self.criterion)  # every part of it is there
+        one_of("--scope", self.scope, SCOPES)
+        check_scope(target, self.scope)
+        one_of("--combine", self.combine, COMBINE)
+        one_of("--normalise", self.normalise, NORMALISE)
+        one_of("--distance", self.distance, KINDS)
+        resolve_method(self.recover)
+
     def __call__(self, graph: Graph, context: Context) -> Outcome:
         """Choose and cut."""
         target = parse_target(self.target)
-        if self.criterion != AUTO:
-            sight_of(self.criterion)  # an unknown one is refused, whatever the target
         measure = context.bench_seconds > 0
         with context.stage("analysis"):
             align = 1
@@ -126,11 +141,8 @@ class PruneChannels:
         """The scope that "auto" stands for.
 
         Raises:
-            OptionError: there is none of that name, it does not fit the target, or no data to measure damage on.
+            OptionError: there are no data to measure damage on.
         """
-        if self.scope not in SCOPES:
-            raise OptionError(f"--scope {self.scope}: choose one of {', '.join(SCOPES)}")
-        check_scope(target, self.scope)
         if self.scope == "damage" and context.data is None:
             raise OptionError("--scope damage measures on inputs: give --data (or --data synthetic)")
         if self.scope != "auto":

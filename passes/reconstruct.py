@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from onnx import ModelProto
 
-from onnxprune.divergence import distance_of, off
-from onnxprune.errors import OptionError
+from onnxprune.divergence import KINDS, distance_of, off
+from onnxprune.errors import OptionError, one_of
 from onnxprune.expected import fold_expected
 from onnxprune.graph import Graph
 from onnxprune.parts import Engine
@@ -39,6 +39,15 @@ class Reconstruct:
     method: str = AUTO
     seed: int = 0
     distance: str = "auto"
+
+    def __post_init__(self) -> None:
+        """Refuse what is wrong whatever the model is.
+
+        Raises:
+            OptionError: an option that there is not.
+        """
+        one_of("--distance", self.distance, KINDS)
+        resolve_method(self.method)
 
     def __call__(self, graph: Graph, context: Context) -> Outcome:
         """Fit, layer after layer; the result stays if it is nearer to the original on inputs that were put aside."""

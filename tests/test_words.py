@@ -52,7 +52,7 @@ def test_a_speed_up_is_one_only_if_its_whole_interval_is(
 
 
 def test_the_proof_in_words() -> None:
-    parity = {"relative": 2e-7, "exact": True, "feeds": 2}
+    parity = {"relative": 2e-7, "exact": True, "feeds": 2, "oracle": "the masked original"}
     assert (
         words.proof({"parity": parity}).text
         == "exact: the masked original to 2.0e-07 of the largest output, on 2 inputs"

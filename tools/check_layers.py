@@ -101,6 +101,7 @@ ROOMS = (
     "outcome",
     "inspection",
     "passes",
+    "recipe",
     "testing",
     "validate",
     "pipeline",

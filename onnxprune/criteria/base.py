@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnxprune.calibrate import Statistics
 from onnxprune.consumers import Consumer
 from onnxprune.criteria.expression import parts_of
-from onnxprune.errors import OptionError
+from onnxprune.errors import OptionError, one_of
 from onnxprune.groups import Coupling, Member
 from onnxprune.instrument import Want
 from onnxprune.registry import Registry
@@ -91,8 +91,7 @@ def gather(context: Context, index_scores: Callable[[Array, int], Scores], roles
         [units]; NaN for units that own no axis of these roles.
     """
     coupling = context.coupling
-    if context.combine not in COMBINE:
-        raise OptionError(f"--combine {context.combine}: choose one of {', '.join(COMBINE)}")
+    one_of("--combine", context.combine, COMBINE)
     total = np.zeros(coupling.units)
     tensors = np.zeros(coupling.units)
     for member, weights in _read(coupling, roles):
@@ -110,6 +109,7 @@ def gather(context: Context, index_scores: Callable[[Array, int], Scores], roles
 
 
 COMBINE = ("mean", "sum", "max")
+NORMALISE = ("mean", "max", "none")
 
 
 def _read(coupling: Coupling, roles: tuple[str, ...]) -> Iterator[tuple[Member, Array]]:
@@ -186,6 +186,7 @@ def comparable(scores: Scores, group_of: NDArray[np.int32], how: str = "mean") -
         group_of: [units].
         how: "mean" or "max": divide by the group's; "none": leave as they are.
     """
+    one_of("--normalise", how, NORMALISE)
     if how == "none" or not scores.size:
         return scores
     groups = int(group_of.max()) + 1
@@ -193,9 +194,7 @@ def comparable(scores: Scores, group_of: NDArray[np.int32], how: str = "mean") -
     if how == "mean":
         count = np.bincount(group_of[valid], minlength=groups)
         base = np.bincount(group_of[valid], weights=scores[valid], minlength=groups) / np.maximum(count, 1)
-    elif how == "max":
+    else:
         base = np.zeros(groups)
         np.maximum.at(base, group_of[valid], scores[valid])
-    else:
-        raise OptionError(f"--normalise {how}: choose mean, max or none")
     return scores / np.where(base > 0, base, 1.0)[group_of]
