@@ -184,7 +184,8 @@ def _ranks(maps: Array) -> NDArray[np.intp]:
         maps: [samples, channels, height, width].
     """
     values = np.linalg.svd(maps.astype(np.result_type(maps, np.float32)), compute_uv=False)
-    return np.asarray((values > values[..., :1] * (max(maps.shape[2:]) * np.finfo(maps.dtype).eps)).sum(axis=2))
+    exact = np.finfo(maps.dtype if maps.dtype.kind == "f" else values.dtype).eps
+    return np.asarray((values > values[..., :1] * (max(maps.shape[2:]) * exact)).sum(axis=2))
 
 
 def _drawn(rng: np.random.Generator, count: int) -> NDArray[np.float32]:

@@ -120,7 +120,7 @@ class PruneChannels:
             with context.stage("allocation"):
                 removed = below(problem, target.amount)
             outcome = carry_out(coupling, removed, make_plan(coupling, removed), context)
-            return replace(outcome, said=_said(int((scores < target.amount).sum()), int(removed.sum()), target.amount))
+            return replace(outcome, said=_said(scores < target.amount, removed, target.amount))
         if target.kind == "latency":
             with context.stage("latency table"):
                 clock = self._clock(problem, target, context)
@@ -216,9 +216,11 @@ class PruneChannels:
         return removed, {"stages": [asdict(stage) for stage in stages]}
 
 
-def _said(weak: int, gone: int, threshold: float) -> str:
+def _said(weak: NDArray[np.bool_], removed: NDArray[np.bool_], threshold: float) -> str:
     """What a threshold took, in words."""
-    if not weak:
+    count, gone, more = (int(units.sum()) for units in (weak, weak & removed, removed & ~weak))
+    if not count and not more:
         return f"nothing: no unit scores less than {threshold:g}"
-    stay = "" if gone >= weak else "; the others keep a width whole, or were to be kept"
-    return f"{gone} units go, of {weak} that score less than {threshold:g}{stay}"
+    said = f"{gone or 'nothing'} of {count} units that score less than {threshold:g}"
+    said += "; the others keep a width whole, or were to stay" if gone < count else ""
+    return said + (f"; {more} more by a ratio" if more else "")

@@ -128,7 +128,7 @@ def test_end_to_end(criterion: str) -> None:
     before, after = (sum(g["units"][when] for g in result.record["groups"]) for when in ("before", "after"))
     assert 3 < after < before
     weak = before - after
-    assert result.record["passes"][0]["said"] == f"{weak} units go, of {weak} that score less than 1"
+    assert result.record["passes"][0]["said"] == f"{weak} of {weak} units that score less than 1"
 
 
 def test_the_others_keep_a_width_whole() -> None:
@@ -137,6 +137,14 @@ def test_the_others_keep_a_width_whole() -> None:
         "that score less than 1; the others keep a width whole, or were to be kept"
     )
     onnx.checker.check_model(result.model)
+
+
+def test_a_ratio_takes_what_scores_enough() -> None:
+    options: dict[str, Any] = {"checks": CHECKS, "align": 1, "threads": 1}
+    result = prune(network(), "threshold=1e-9", "l2", ratios=[("^c.bias$", 0.75)], **options)
+    assert result.record["passes"][0]["said"] == "nothing of 0 units that score less than 1e-09; 2 more by a ratio"
+    result = prune(network(), "threshold=1e9", "l2", keep=".", **options)
+    assert result.record["passes"][0]["said"].startswith("nothing of 48 units that score less than 1e+09; the others")
 
 
 def test_a_sweep_bounds_costs() -> None:

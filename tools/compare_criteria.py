@@ -107,9 +107,10 @@ def main() -> int:
         if args.file is not None:
             more = models(args.file)
             there |= {name: more[name] for name in chosen(args.models, more)}
+        # Repair after repair: where it is stopped, every model has something.
         runs = [
             Choice(model, "uniform", args.seed, args.share, criterion, repair)
-            for model, criterion, repair in product(there.values(), criteria, REPAIRS)
+            for repair, model, criterion in product(REPAIRS, there.values(), criteria)
         ]
         rows = sweep(Bench(Path(folder), args.timeout), runs, args.out, args.retry)
     lines = table(rows, list(there), criteria)
