@@ -134,7 +134,7 @@ def test_end_to_end(criterion: str) -> None:
 def test_the_others_keep_a_width_whole() -> None:
     result = prune(network(), "threshold=1", "random", checks=CHECKS, align=8, threads=1)
     assert result.record["passes"][0]["said"].endswith(
-        "that score less than 1; the others keep a width whole, or were to be kept"
+        "that score less than 1; the others keep a width whole, or were to stay"
     )
     onnx.checker.check_model(result.model)
 
