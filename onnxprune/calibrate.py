@@ -28,9 +28,7 @@ Floats = NDArray[np.float64]
 ROWS = 16384  # places of a value that are sampled in all, at most; fewer are enough for few channels
 PER_CHANNEL = 8
 DENSE = 4096  # the most channels of which all pairs are kept
-MAPS = (
-    64  # samples whose maps are looked at, at most: singular values are dear, and ranks differ little between samples
-)
+MAPS = 64  # samples whose maps are looked at, at most: singular values are dear, and samples differ little
 
 
 @dataclass(eq=False)

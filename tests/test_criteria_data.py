@@ -148,6 +148,8 @@ def test_channels_that_do_not_fluctuate() -> None:
     weights.raw_data = np.zeros_like(numpy_helper.to_array(weights)).tobytes()
     _, found = scores("flap", model)
     assert (found < 0.5).all()
+    coupling, found = scores("variance", model)
+    assert (found[of_a(coupling)] == 0).all()
 
 
 @pytest.mark.parametrize("name", ALL)

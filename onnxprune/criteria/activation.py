@@ -8,7 +8,7 @@ import numpy as np
 
 from onnxprune.calibrate import Statistics
 from onnxprune.criteria.base import Context, Scores, criterion
-from onnxprune.criteria.reading import mean_square, over_consumers
+from onnxprune.criteria.reading import RESOLUTION, mean_square, over_consumers
 from onnxprune.instrument import Want
 
 
@@ -32,7 +32,11 @@ def activation_l2(context: Context) -> Scores:
 @criterion("variance", sees=Want.SUMS)
 def variance(context: Context) -> Scores:
     """Variance of what the consumers read (Polyak and Wolf 2015, Inbound Pruning): biases make up for a constant."""
-    return _mean(context, lambda stats: stats.variance)
+
+    def worth(stats: Statistics) -> Scores:
+        return np.where(stats.variance > RESOLUTION * mean_square(stats), stats.variance, 0.0)
+
+    return _mean(context, worth)
 
 
 @criterion("apoz", sees=Want.ZEROS)

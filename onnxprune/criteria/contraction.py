@@ -7,11 +7,9 @@ import numpy as np
 from onnxprune.calibrate import Statistics
 from onnxprune.consumers import Consumer
 from onnxprune.criteria.base import Context, Scores, criterion
-from onnxprune.criteria.reading import mean_square, over_consumers, second_of, terms_of
+from onnxprune.criteria.reading import RESOLUTION, mean_square, over_consumers, second_of, terms_of
 from onnxprune.curves import curves
 from onnxprune.instrument import Want
-
-RESOLUTION = 1e-5  # a variance that is less of the mean square is the rounding of sums in float32
 
 
 @criterion("obs", sees=Want.PAIRS)

@@ -71,12 +71,12 @@ def _between(terms: Scores, channels: NDArray[np.intp], places: NDArray[np.intp]
 def _taken(gram: Scores) -> Scores:
     """[units], what each adds to the error as it goes: the next is the one that adds least to what is gone before."""
     order, added = np.zeros(len(gram), dtype=np.intp), np.zeros(len(gram))
-    next_ = gram.diagonal().copy()
-    for step in range(len(gram)):
-        order[step] = unit = int(next_.argmin())
-        added[step] = next_[unit]
-        next_ += 2.0 * gram[unit]
-        next_[unit] = np.inf
+    adds = gram.diagonal().copy()
+    for step in range(len(gram)):  # a step needs the one before; each is one row
+        order[step] = unit = int(adds.argmin())
+        added[step] = adds[unit]
+        adds += 2.0 * gram[unit]
+        adds[unit] = np.inf
     scores = np.empty(len(gram))
     scores[order] = np.maximum.accumulate(np.maximum(added, 0.0))
     scores[order] += scores.max(initial=0.0) * APART * np.arange(len(gram))

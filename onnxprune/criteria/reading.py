@@ -14,6 +14,8 @@ from onnxprune.criteria.base import Context, Scores
 # A consumer and what it reads -> [channels], what each is worth to it, and the measure of its result to divide by.
 Worth: TypeAlias = Callable[[Consumer, Statistics], tuple[Scores, float]]
 
+RESOLUTION = 1e-5  # a variance that is less of the mean square is the rounding of sums in float32
+
 
 def over_consumers(context: Context, worth: Worth, mean: bool = False) -> Scores:
     """What the channels of a unit are worth to all consumers; NaN for units that none reads.
