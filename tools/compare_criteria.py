@@ -1,11 +1,12 @@
 """Every criterion at the same target: the accuracy that is left, without a repair and with one.
 
 Usage: python tools/compare_criteria.py --out rows.jsonl [--page docs/criteria.md] [--file MODELS.toml]
-       [--models NAME,NAME] [--criteria all] [--share 0.75] [--seed 0] [--timeout 600] [--retry]
+       [--models NAME,NAME] [--criteria all] [--repairs none,full] [--share 0.75] [--seed 0] [--timeout 600] [--retry]
 
 The default model is always there; MODELS.toml is that of tools/bench_accuracy.py. All groups are cut alike
-(`--scope local`) and to any width (`--align 1`), so that the criterion alone decides. The table replaces the one in the
-page, between the two lines that say so; a criterion that does not apply to a model is a dash.
+(`--scope local`) and to any width (`--align 1`), so that the criterion alone decides. The table is of all rows in the
+file of `--out` and replaces the one in the page, between the two lines that say so; a dash is a criterion that does not
+apply to a model, and a blank what was not run.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ sys.path.insert(0, str(ROOT))
 
 from onnxprune.criteria.base import CRITERIA  # noqa: E402
 from onnxprune.default import calibration, model_path, sample  # noqa: E402
-from tools.accuracy_page import Row  # noqa: E402
+from tools.accuracy_page import Row, read  # noqa: E402
 from tools.bench_accuracy import Bench, Model, Run, chosen, models, sweep  # noqa: E402
 
 REPAIRS = ("none", "full")
@@ -69,14 +70,18 @@ def default(folder: Path) -> Model:
 def table(rows: Sequence[Row], names: Sequence[str], criteria: Sequence[str]) -> list[str]:
     """The lines of a page: criteria by models and repairs."""
     found = {(row["model"], row["variant"]): row for row in rows}
+    dense = {row["model"]: row["dense"] for row in rows if "dense" in row}
     ways = list(product(names, REPAIRS))
     lines = ["| criterion | " + " | ".join(f"{name}, {repair}" for name, repair in ways) + " |"]
     lines.append("|---|" + "--:|" * len(ways))
     for criterion in criteria:
-        values = (found[name, f"{criterion} {repair}"].get("value") for name, repair in ways)
-        lines.append(f"| `{criterion}` | " + " | ".join("-" if v is None else f"{v:.3f}" for v in values) + " |")
-    whole = (next((r["dense"] for r in rows if r["model"] == name and "dense" in r), None) for name, _ in ways)
-    return [*lines, "| *not pruned* | " + " | ".join("-" if v is None else f"{v:.3f}" for v in whole) + " |"]
+        cells = (_cell(found.get((name, f"{criterion} {repair}"))) for name, repair in ways)
+        lines.append(f"| `{criterion}` | " + " | ".join(cells) + " |")
+    return [*lines, "| *not pruned* | " + " | ".join(f"{dense[n]:.3f}" if n in dense else "" for n, _ in ways) + " |"]
+
+
+def _cell(row: Row | None) -> str:
+    return "" if row is None else f"{row['value']:.3f}" if "value" in row else "-"
 
 
 def placed(page: str, lines: Sequence[str]) -> str:
@@ -96,24 +101,26 @@ def main() -> int:
     parser.add_argument("--file", type=Path, help="more models, .toml or .json")
     parser.add_argument("--models", default="all", help="all, or some of the names in the file")
     parser.add_argument("--criteria", default="all", help="all, or some")
+    parser.add_argument("--repairs", default="all", help=", ".join(REPAIRS))
     parser.add_argument("--share", type=float, default=0.75, help="of the MACs that may remain")
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn")
     parser.add_argument("--timeout", type=float, default=600, help="seconds for one command")
     parser.add_argument("--retry", action="store_true", help="also do again what failed")
     args = parser.parse_args()
-    criteria = chosen(args.criteria, [*CRITERIA.names(), SUM])
+    criteria = [*CRITERIA.names(), SUM]
     with tempfile.TemporaryDirectory() as folder:
         there = {"default": default(Path(folder))}
         if args.file is not None:
             more = models(args.file)
             there |= {name: more[name] for name in chosen(args.models, more)}
+        picked = chosen(args.repairs, REPAIRS), there.values(), chosen(args.criteria, criteria)
         # Repair after repair: where it is stopped, every model has something.
         runs = [
             Choice(model, "uniform", args.seed, args.share, criterion, repair)
-            for repair, model, criterion in product(REPAIRS, there.values(), criteria)
+            for repair, model, criterion in product(*picked)
         ]
-        rows = sweep(Bench(Path(folder), args.timeout), runs, args.out, args.retry)
-    lines = table(rows, list(there), criteria)
+        sweep(Bench(Path(folder), args.timeout), runs, args.out, args.retry)
+    lines = table([row for row in read([args.out]) if row["share"] == args.share], list(there), criteria)
     print("\n".join(lines))
     if args.page is not None:
         args.page.write_text(placed(args.page.read_text(encoding="utf-8"), lines), encoding="utf-8")
