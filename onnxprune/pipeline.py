@@ -206,6 +206,7 @@ def prune(
     head_dims: bool = False,
     recover: str = "auto",
     distance: str = "auto",
+    iterations: int = 1,
     provider: str = "cpu",
     threads: int | None = None,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
@@ -225,7 +226,8 @@ def prune(
             random ones.
         validate: prove the result with ONNX Runtime.
         out: where to write the result.
-        scope, align, keep, ratios, combine, normalise, seed, allow_inexact, head_dims, distance: see `PruneChannels`.
+        scope, align, keep, ratios, combine, normalise, seed, allow_inexact, head_dims, distance,
+            iterations: see `PruneChannels`.
         recover: the repair of the remaining weights: none, bias, channel, full, or auto: full where there are data,
             else expected values in biases (bias).
         provider, threads, shapes, checks, metric, on_stage, memo: see `Pipeline.run`.
@@ -249,6 +251,7 @@ def prune(
         head_dims=head_dims,
         recover=recover,
         distance=distance,
+        iterations=iterations,
     )
     return Pipeline([step, *_repair("none" if target == "lossless" else recover, data, seed, distance)]).run(
         model,

@@ -94,6 +94,8 @@ ROOMS = (
     "recovery",
     "shares",
     "survey",
+    "look",
+    "iterate",
     "stages",
     "lossless",
     "expected",

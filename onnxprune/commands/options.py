@@ -185,6 +185,14 @@ choice = several(
     head_dims,
     recover("auto"),
     distance,
+    click.option(
+        "--iterations",
+        type=click.IntRange(1),
+        default=1,
+        show_default=True,
+        metavar="N",
+        help="Steps to the target: cut a little, repair, score again; --scope damage takes as many at least.",
+    ),
 )
 selection = several(target, choice)
 
