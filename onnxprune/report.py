@@ -70,6 +70,7 @@ def table(record: Record) -> list[RenderableType]:
         ("measured", _lines(*words.conditions(record["latency_ms"])) if "latency_ms" in record else None),
         ("predicted", _lines(*clocked.predicted(record))),
         ("recovery", _lines(words.recovery(record))),
+        ("search", _lines(*words.searched(record))),
         ("cut", _lines(words.cut(record))),
     ]
     parts.append(_facts(facts))

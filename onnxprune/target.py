@@ -31,6 +31,12 @@ class Target:
         return self.amount < (before if self.absolute else 1)
 
 
+def automatic(text: object) -> str | None:
+    """What the smallest model is to have least of, where that is asked for (`macs=auto`); None: it is not."""
+    kind, _, amount = text.partition("=") if isinstance(text, str) else ("", "", "")
+    return kind if amount == "auto" and kind in KINDS else None
+
+
 def parse_target(text: object) -> Target:
     """Read `macs=0.5`, `params=0.5`, `channels=0.5`, `latency=0.5`, `latency=5ms` or `lossless`.
 
@@ -40,6 +46,8 @@ def parse_target(text: object) -> Target:
     kind, _, amount = text.partition("=") if isinstance(text, str) else ("", "", "")
     if text == "lossless":
         return Target("lossless")
+    if automatic(text):
+        raise TargetError(f"--target {text}: is searched for by `prune`, with --max-drop; write a share here")
     unit = next((u for u in MILLISECONDS if kind == "latency" and amount.endswith(u)), "")
     try:
         value = float(amount.removesuffix(unit)) * MILLISECONDS.get(unit, 1.0)
@@ -48,6 +56,7 @@ def parse_target(text: object) -> Target:
     if kind not in KINDS or not 0 < value < float("inf") or (not unit and value > 1):
         choices = ", ".join(f"{kind}=X" for kind in KINDS)
         raise TargetError(
-            f"--target {text}: write {choices} with 0 < X <= 1 (the share that may remain), latency=5ms, or lossless"
+            f"--target {text}: write {choices} with 0 < X <= 1 (the share that may remain) or X = auto, "
+            "latency=5ms, or lossless"
         )
     return Target(kind, value, bool(unit))

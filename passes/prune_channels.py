@@ -118,7 +118,7 @@ class PruneChannels:
         if scope == "damage":
             removed, notes = self._by_damage(problem, cost, bound, clock, context)
         else:
-            with context.stage("allocation"):
+            with context.stage("allocation" if self.iterations == 1 else "iterations"):
                 removed, notes = self._by_scores(problem, cost, bound, scope, clock, context)
         if clock is not None:
             notes = {**notes, "latency_model": clock.said(removed)}

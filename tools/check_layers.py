@@ -105,6 +105,8 @@ ROOMS = (
     "passes",
     "testing",
     "validate",
+    "gates",
+    "smallest",
     "pipeline",
     "timetable",
     "placed",

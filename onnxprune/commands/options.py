@@ -130,7 +130,8 @@ target = click.option(
     default="macs=0.5",
     show_default=True,
     metavar="WHAT",
-    help="What may remain: macs=X, params=X, channels=X or latency=X with 0 < X <= 1; latency=5ms; or lossless.",
+    help="What may remain: macs=X, params=X, channels=X or latency=X with 0 < X <= 1, or X = auto for the smallest model "
+    "within --max-drop; latency=5ms; or lossless.",
 )
 
 choice = several(
@@ -214,7 +215,8 @@ conditions = several(
 metric = click.option(
     "--metric",
     metavar="MODULE:FUNCTION",
-    help="Your own measure of a model, before and after: metric.py:accuracy; the function is given a model to run.",
+    help="Your own measure of a model, before and after, higher being better: metric.py:accuracy; the function is given a "
+    "model to run.",
 )
 
 checks = several(
@@ -227,9 +229,10 @@ checks = several(
     ),
     click.option(
         "--max-drop",
-        type=Number(0, 1),
+        type=Number(0),
         metavar="Y",
-        help="Exit 3 likewise if more than this share of top-1 answers changes (without classes: 1 - cosine).",
+        help="Exit 3 likewise if a number of --metric falls by more; without one, if more than this share of top-1 "
+        "answers changes (without classes: 1 - cosine).",
     ),
     metric,
     click.option("--no-validate", is_flag=True, help="Do not run the models: no proof, no figures, no gates."),
