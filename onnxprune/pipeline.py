@@ -41,6 +41,9 @@ from onnxprune.validate import Checks, opened, validate
 Model = str | os.PathLike[str] | ModelProto
 Record = dict[str, Any]
 
+# Of the record of the run that made a model, what the last look at it says anew.
+ANEW = ("version", "model", "provider", "threads", "params", "file_bytes", "warnings", "seconds", "passes", "metric")
+
 
 @dataclass(frozen=True, eq=False)
 class Result:
@@ -256,7 +259,13 @@ def prune(
         "iterations": iterations,
     }
     wanted = (checks or Checks()) if validate else None
-    given = {"provider": provider, "threads": threads, "shapes": shapes, "metric": metric, "on_stage": on_stage}
+    given: dict[str, Any] = {
+        "provider": provider,
+        "threads": threads,
+        "shapes": shapes,
+        "metric": metric,
+        "on_stage": on_stage,
+    }
 
     def made(target: str) -> Pipeline:
         step = get("prune_channels")(target=target, **chosen)
@@ -298,25 +307,14 @@ def _smallest(
             found = made(f"{kind}={share:g}").run(model, out=draft, checks=each, memo=memo, **given)
             return found, found.record
 
+        start = time.perf_counter()
         search = smallest(original.name, kind, checks.max_drop, attempt, given["on_stage"])
-        best = search.best.record
-        own = (
-            "version",
-            "model",
-            "provider",
-            "threads",
-            "params",
-            "file_bytes",
-            "warnings",
-            "seconds",
-            "passes",
-            "metric",
-        )
-        notes = {name: what for name, what in best.items() if name not in own}
+        seconds, best = time.perf_counter() - start, search.best.record
+        notes = {name: what for name, what in best.items() if name not in ANEW}
         notes["search"] = search.to_dict(kind, checks.max_drop)
         last = Pipeline([Found(search.best.made, search.best.plan, notes)])
         result = last.run(model, out=out, checks=checks, memo=memo, **given)
-        result.record["passes"] = best["passes"]
+        result.record |= {"passes": best["passes"], "seconds": {"search": seconds, **result.record["seconds"]}}
         return result
 
 

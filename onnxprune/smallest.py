@@ -1,8 +1,8 @@
 """The smallest model whose loss stays within what the user allows: bisection on the share that may remain.
 
-Every trial is a whole run (choice, cut, repair, proof) that is judged on the same held-out samples or by the same metric,
-and shares with the others what does not depend on the share. What failed is always larger than nothing that passed: the
-bisection assumes that less remains only at the price of more loss, and says where its own trials contradict that.
+Every trial is a whole run (choice, cut, repair, proof) that is judged on the same held-out samples or by the same
+metric, and shares with the others what does not depend on the share. The bisection assumes that who keeps less loses
+more, and says so where its own trials contradict that.
 """
 
 from __future__ import annotations

@@ -130,8 +130,8 @@ target = click.option(
     default="macs=0.5",
     show_default=True,
     metavar="WHAT",
-    help="What may remain: macs=X, params=X, channels=X or latency=X with 0 < X <= 1, or X = auto for the smallest model "
-    "within --max-drop; latency=5ms; or lossless.",
+    help="What may remain: macs=X, params=X, channels=X or latency=X with 0 < X <= 1, or X = auto for the smallest "
+    "model within --max-drop; latency=5ms; or lossless.",
 )
 
 choice = several(
@@ -215,8 +215,8 @@ conditions = several(
 metric = click.option(
     "--metric",
     metavar="MODULE:FUNCTION",
-    help="Your own measure of a model, before and after, higher being better: metric.py:accuracy; the function is given a "
-    "model to run.",
+    help="Your own measure of a model, before and after, higher being better: metric.py:accuracy; the function is "
+    "given a model to run.",
 )
 
 checks = several(
