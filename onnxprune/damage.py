@@ -98,24 +98,33 @@ class Gauge:
             tell: called with a line of progress.
         """
         asked = [(g, count) for g in range(len(curves)) for count in widths[g]]
-        trials = [Trial(self._start(g), partial(self._patch, curves[g], count)) for g, count in asked]
+        trials = [Trial(self.start(g), partial(self._narrower, curves[g], count)) for g, count in asked]
         found: list[dict[int, float]] = [{} for _ in curves]
         for (g, count), damage in zip(asked, distances(walk, trials, self.distance, self.engine, tell), strict=True):
             found[g][count] = damage
         return found
 
-    def _patch(self, curve: Curve, count: int) -> Patch:
-        """The model without the first `count` units of a group: masked, and its consumers repaired."""
-        removed = np.zeros(self.coupling.units + 1, dtype=bool)  # the last one stands for locked channels
-        removed[curve.order[:count]] = True
-        patch = masked(self.coupling, removed[:-1])
+    def patch(self, removed: NDArray[np.bool_]) -> Patch:
+        """The model without some units: masked, and their consumers repaired.
+
+        Args:
+            removed: [units].
+        """
+        patch = masked(self.coupling, removed)
+        padded = np.append(removed, False)  # the last one stands for locked channels
         for reader in self.readers:
-            gone = removed[reader.units]
+            gone = padded[reader.units]
             if self.method != "none" and reader.mixes and reader.x in self.moments and gone.any():
                 patch |= repaired(reader, gone, self.moments[reader.x], self.method)
         return patch
 
-    def _start(self, group: int) -> int:
+    def _narrower(self, curve: Curve, count: int) -> Patch:
+        """The model without the first `count` units of a group."""
+        removed = np.zeros(self.coupling.units, dtype=bool)
+        removed[curve.order[:count]] = True
+        return self.patch(removed)
+
+    def start(self, group: int) -> int:
         """The first node that computes with a parameter of a group."""
         members = {m.constant for m in self.coupling.groups[group].members}
         return min((i for name in members for i in _users(self.coupling.graph, name)), default=0)

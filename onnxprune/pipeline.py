@@ -124,7 +124,7 @@ class Pipeline:
         if context.batch is not None:
             batch_shapes(input_specs(original.proto), context.batch, context.shapes)  # what it lacks is said at once
         if data is not None:
-            context = replace(context, data=context.once("data", lambda: _feeds(data, original, context)))
+            context = replace(context, data=context.once("data", lambda: feeds_of(data, original, context)))
         record: Record = {"version": 1, "model": original.name, "provider": provider, "threads": threads}
         record["recover"] = "none"
         record |= prepared(original)
@@ -314,7 +314,7 @@ def _smallest(
         notes["search"] = search.to_dict(kind, checks.max_drop)
         last = Pipeline([Found(search.best.made, search.best.plan, notes)])
         result = last.run(model, out=out, checks=checks, memo=memo, **given)
-        result.record |= {"passes": best["passes"], "seconds": {"search": seconds, **result.record["seconds"]}}
+        result.record.update(passes=best["passes"], seconds={"search": seconds, **result.record["seconds"]})
         return result
 
 
@@ -408,7 +408,7 @@ def inspect(
     return record | inspection.survey(original, options)
 
 
-def _feeds(data: Any, original: Graph, context: Context) -> Feeds:
+def feeds_of(data: Any, original: Graph, context: Context) -> Feeds:
     """The user's inputs as feeds; those that are generated, in the range that the model wants."""
     feeds = data if isinstance(data, Feeds) else read(data, original.proto)
     return matched(original, feeds, Engine(context.provider, context.threads)) if feeds.kind == SYNTHETIC else feeds

@@ -134,14 +134,30 @@ target = click.option(
     "model within --max-drop; latency=5ms; or lossless.",
 )
 
+criterion = click.option(
+    "--criterion",
+    default="auto",
+    show_default=True,
+    metavar="NAME",
+    help="How units are scored; see `list criteria`. auto: by their effect on the data, else l2.",
+)
+align = click.option(
+    "--align", default="auto", show_default=True, metavar="auto|N", help="Widths stay multiples of this."
+)
+keep = click.option(
+    "--keep", multiple=True, metavar="REGEX", help="Leave matching tensors and nodes whole (repeatable)."
+)
+seed = click.option(
+    "--seed",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Of what is drawn: samples, and --criterion random.",
+)
+
 choice = several(
-    click.option(
-        "--criterion",
-        default="auto",
-        show_default=True,
-        metavar="NAME",
-        help="How units are scored; see `list criteria`. auto: by their effect on the data, else l2.",
-    ),
+    criterion,
     click.option(
         "--scope",
         type=click.Choice(["auto", "global", "local", "budget", "damage"]),
@@ -150,15 +166,15 @@ choice = several(
         help="Rank all units together, cut all groups alike, weigh importance against cost, or measure on the data "
         "what each group is worth (auto).",
     ),
-    click.option("--align", default="auto", show_default=True, metavar="auto|N", help="Widths stay multiples of this."),
-    click.option("--keep", multiple=True, metavar="REGEX", help="Leave matching tensors and nodes whole (repeatable)."),
+    align,
+    keep,
     click.option(
         "--ratio",
         "ratios",
         type=_ratio,
         multiple=True,
         metavar="REGEX=SHARE",
-        help="Matching tensors and nodes keep this share (repeatable).",
+        help="Matching tensors and nodes keep this share; group:NAME is one group of `analyze` (repeatable).",
     ),
     click.option(
         "--combine",
@@ -174,14 +190,7 @@ choice = several(
         show_default=True,
         help="How groups are made comparable.",
     ),
-    click.option(
-        "--seed",
-        type=click.IntRange(0),
-        default=0,
-        show_default=True,
-        metavar="N",
-        help="Of what is drawn: samples, and --criterion random.",
-    ),
+    seed,
     allow_inexact,
     head_dims,
     recover("auto"),
@@ -196,12 +205,11 @@ choice = several(
     ),
 )
 selection = several(target, choice)
+ordering = several(criterion, align, keep, seed, allow_inexact, head_dims)
+inputs = several(data, preprocess, runtime, shape)
 
 conditions = several(
-    data,
-    preprocess,
-    runtime,
-    shape,
+    inputs,
     click.option(
         "--bench-seconds",
         "seconds",
