@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 SOME = 20  # rows that are shown
-NAME = 40  # characters of a name
+NAME = 28  # characters of a name
+LEAST = 1e-6  # below which a loss is rounding
 
 
 def to_json(found: Sensitivity, **notes: Any) -> str:
@@ -71,7 +72,7 @@ def table(found: Sensitivity, everything: bool = False) -> list[RenderableType]:
 
 def options(found: Sensitivity) -> list[str]:
     """The ratios as options of `prune`, a line each; in front of them the target that they meet."""
-    lines = [f"--target {found.target} --scope local"]
+    lines = [f"--target {found.target} --scope local --align {found.align}"]
     lines += [f"--ratio {shlex.quote(f'{pattern}={share:g}')}" for pattern, share in found.ratios]
     return [f"{line} \\" for line in lines[:-1]] + lines[-1:]
 
@@ -82,5 +83,7 @@ def title(row: Row) -> str:
 
 
 def number(value: float) -> str:
-    """A loss with three digits."""
-    return f"{value:.3g}" if isfinite(value) else "-"
+    """A loss with three digits, as far as they say something."""
+    if not isfinite(value):
+        return "-"
+    return "<1e-6" if 0 < abs(value) < LEAST else f"{value:.3g}"

@@ -115,7 +115,8 @@ def analyze(
     made = chosen(problem, seen.curves, sites, rows, cost, bound_of(problem, cost, wanted, limits))
     if made is None:
         raise TargetError(f"{graph.name}: --target {target} leaves too little of the groups; see `onnxprune inspect`")
-    return replace(found, target=str(wanted), ratios=tuple(made[0]), remains=made[1] / cost.before)
+    ratios_made, after = made
+    return replace(found, target=str(wanted), ratios=tuple(ratios_made), remains=after / cost.before, align=multiple)
 
 
 def cuts_of(ratios: str | Iterable[float]) -> tuple[float, ...]:

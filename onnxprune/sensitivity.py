@@ -104,6 +104,7 @@ class Sensitivity:
         target: what `ratios` were chosen for; None: there are none.
         ratios: (pattern, share that stays), as `--ratio` takes them, for groups that are to be cut.
         remains: the share of the target's cost that they leave.
+        align: multiples that their widths are of.
     """
 
     model: str
@@ -115,6 +116,7 @@ class Sensitivity:
     target: str | None = None
     ratios: tuple[tuple[str, float], ...] = ()
     remains: float | None = None
+    align: int = 1
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON; what is not a finite number is null."""
