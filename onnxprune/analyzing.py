@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from onnx import ModelProto
 from threadpoolctl import threadpool_limits
 
 from onnxprune import graph as graphs
@@ -15,7 +17,6 @@ from onnxprune.allocation import bound_of, measure_of
 from onnxprune.errors import OptionError, TargetError
 from onnxprune.formats import is_half
 from onnxprune.gates import loss
-from onnxprune.groups import Coupling
 from onnxprune.latency.block import resolve_align
 from onnxprune.look import Look, look
 from onnxprune.parts import Engine
@@ -141,23 +142,17 @@ def _rows(
     seen: Look, sites: Sequence[Site], cuts: Sequence[float], measure: metrics.Metric | None, context: Context
 ) -> tuple[str, list[Row]]:
     """What is measured, in words, and the figures."""
-    coupling = seen.gauge.coupling
     if measure is None:
-        kind = seen.gauge.distance.kind
-        return f"distance of {kind}", measured(seen, sites, cuts, None, lambda numbers: 0.0, context.on_stage)
-    before = _judged(coupling, measure, context, None)
+        return f"distance of {seen.gauge.distance.kind}", measured(seen, sites, cuts, None, context.on_stage)
+    metric, graph = measure, seen.gauge.coupling.graph
+    before = _numbers(metric, graph.path or graph.proto, context, "the original model")
 
-    def worst(after: Mapping[str, float]) -> float:
-        return loss({"metric": {"before": before, "after": after}}).amount
+    def judge(patch: Patch) -> tuple[float, Mapping[str, float]]:
+        after = _numbers(metric, patched(graph, patch), context, "a masked model")
+        return loss({"metric": {"before": before, "after": after}}).amount, after
 
-    def judge(patch: Patch) -> Mapping[str, float]:
-        return _judged(coupling, measure, context, patch)
-
-    return f"fall of {' or '.join(before)}", measured(seen, sites, cuts, judge, worst, context.on_stage)
+    return f"fall of {' or '.join(before)}", measured(seen, sites, cuts, judge, context.on_stage)
 
 
-def _judged(coupling: Coupling, measure: metrics.Metric, context: Context, patch: Patch | None) -> dict[str, float]:
-    """What the metric says of the model, with a change or without."""
-    graph, which = coupling.graph, "the original model" if patch is None else "a masked model"
-    model = (graph.path or graph.proto) if patch is None else patched(graph, patch)
+def _numbers(measure: metrics.Metric, model: ModelProto | Path, context: Context, which: str) -> dict[str, float]:
     return metrics.measure(measure, model, context.provider, context.threads, which=which)

@@ -169,8 +169,7 @@ def measured(
     look: Look,
     sites: Sequence[Site],
     cuts: Sequence[float],
-    judge: Callable[[Patch], Mapping[str, float]] | None,
-    worst: Callable[[Mapping[str, float]], float],
+    judge: Callable[[Patch], tuple[float, Mapping[str, float]]] | None,
     tell: Callable[[str], None],
 ) -> list[Row]:
     """Make each site narrower by each share, alone, and see what is lost.
@@ -179,8 +178,7 @@ def measured(
         look: at the model.
         sites: what is made narrower.
         cuts: the shares of its units that go.
-        judge: the user's metric of the model with a change; None: the distance of the answers is measured.
-        worst: what the numbers of a metric lost.
+        judge: what the user's metric loses by a change, and all its numbers; None: the distance of the answers counts.
         tell: told about progress.
     """
     coupling, gauge = look.gauge.coupling, look.gauge
@@ -191,7 +189,7 @@ def measured(
         for count, units in zip(counts[number], row, strict=True):
             cells[number, count] = Trial(site.start, partial(_made, site, coupling.units, units))
     trials = list(cells.values())
-    numbers: list[Mapping[str, float]] = []
+    lost, numbers = list[float](), list[Mapping[str, float]]()
     if judge is None:
         walk = Walk(coupling.graph, look.batches, gauge.engine)
         lost = distances(walk, trials, gauge.distance, gauge.engine, tell)
@@ -199,8 +197,9 @@ def measured(
     else:
         for done, trial in enumerate(trials, 1):
             tell(f"metric {done}/{len(trials)}")
-            numbers.append(judge(trial.patch()))
-        lost = [worst(each) for each in numbers]
+            amount, found = judge(trial.patch())
+            lost.append(amount)
+            numbers.append(found)
     place = {key: n for n, key in enumerate(cells)}
     rows = []
     for number, site in enumerate(sites):
