@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 SOME = 20  # rows that are shown
-NAME = 28  # characters of a name
+NAME, SHORT = 28, 18  # characters of a name, without and with a column of ratios
 LEAST = 1e-6  # below which a loss is rounding
 
 
@@ -58,7 +58,7 @@ def table(found: Sensitivity, everything: bool = False) -> list[RenderableType]:
     count = len(found.rows) if everything else SOME
     for row in found.rows[:count]:
         last = [words.percent(kept.get(ONE + row.name, 1.0))] if found.target else []
-        name = title(row) if everything else words.tail(title(row), NAME)
+        name = title(row) if everything else words.tail(title(row), SHORT if found.target else NAME)
         shown.add_row(name, str(row.units), words.percent(row.macs), *map(number, row.values), *last)
     repair = "as it is" if found.recover == "none" else f"repaired ({found.recover})"
     said = f"{found.what} when so much of one {found.by} alone is cut, the rest {repair}; the most sensitive first"

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
+from onnxprune.cli import cli
 
 if TYPE_CHECKING:
     from tests.e2e.conftest import Fails, Run
@@ -65,8 +68,7 @@ def test_everything_for_the_archive(run: Run) -> None:
 def test_the_ratios_are_options_of_prune(run: Run) -> None:
     result = run("analyze", "net.onnx", *DATA, "--target", "macs=0.6", "--align", 1, "--json", "a.json")
     assert result.exit_code == 0, (result.stderr, result.exception)
-    lines = result.stdout[result.stdout.index("--target macs=0.6") :].replace("\\\n", " ")
-    options = shlex.split(lines)
+    options = shlex.split(joined(result.stdout[result.stdout.index("--target macs=0.6") :]))
     pruned = run("prune", "net.onnx", "-o", "small.onnx", *DATA, "--bench-seconds", 0, *options, "--json", "p.json")
     assert pruned.exit_code == 0, (pruned.stderr, pruned.exception)
     macs = json.loads(Path("p.json").read_text())["macs"]
@@ -118,3 +120,18 @@ def test_nothing_is_good_enough(run: Run, fails: Fails) -> None:
     assert "needs --max-drop" in fails("prune", "net.onnx", "-o", "s.onnx", *FAST, "--target", "macs=auto")
     above = run("prune", "net.onnx", "-o", "s.onnx", *FAST, "--max-drop", 1.5)
     assert above.exit_code == 2 and "without --metric it is a share" in above.stderr
+
+
+def test_the_commands_of_the_page_are_commands() -> None:
+    """They take too long to be run here."""
+    page = (Path(__file__).parents[2] / "docs" / "analyze.md").read_text(encoding="utf-8")
+    lines = [line for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) for line in joined(block).splitlines()]
+    assert len(lines) >= 4
+    for line in lines:
+        name, verb, *words = shlex.split(line)
+        assert name == "onnxprune"
+        cli.commands[verb].make_context(verb, words)
+
+
+def joined(text: str) -> str:
+    return text.replace("\\\n", " ")
