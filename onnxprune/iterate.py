@@ -2,8 +2,8 @@
 
 A score that was taken once on the original gets wrong as the units around it go (Molchanov et al. 2017, iterative
 pruning). What remains after every step is the same share of what was there before it. The intermediate models are only
-looked at: units are traced back to the original, of which all that went is cut at once in the end. Groups with a share
-of their own get it in the first step.
+looked at: units are traced back to the original, of which all that went is cut at once in the end. Units return only to
+use up what a step leaves of its bound. Groups with a share of their own get it in the first step.
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ def rescored(problem: Problem, removed: Removed, now: Coupling, scores: Floats) 
     """The problem with the scores that a model has by now, in terms of the original's units.
 
     Args:
-        problem: of the original.
-        removed: [units], those that are gone: they stay first in the order.
+        problem: of the original, as the last choice was made from it.
+        removed: [units], those that are gone: they stay first in the order, the last to go being the first to return.
         now: the analysis of the model without them.
         scores: [units of that model].
 
@@ -93,8 +93,10 @@ def rescored(problem: Problem, removed: Removed, now: Coupling, scores: Floats) 
     lost = np.bincount(group_of[np.isnan(found) & ~removed], minlength=count) > 0
     left = np.bincount(group_of[~removed], minlength=count)
     fixed = problem.fixed | {g: int(left[g]) for g in np.flatnonzero(lost & ~problem.frozen).tolist()}
-    ranks = np.where(removed, -np.inf, found)
-    order = [g.units[np.argsort(ranks[g.units], kind="stable")] for g in problem.coupling.groups]
+    order = []
+    for units in problem.order:
+        here = units[~removed[units]]
+        order.append(np.concatenate([units[removed[units]], here[np.argsort(found[here], kind="stable")]]))
     return replace(problem, scores=np.where(removed, least, found), order=order, fixed=fixed)
 
 
@@ -120,8 +122,9 @@ def iterate(
     """
     removed, steps = np.zeros(problem.coupling.units, dtype=bool), list[Iteration]()
     for number, limit in enumerate(bounds(before, bound, count), 1):
-        here = problem if number == 1 else rescored(problem, removed, *score(removed, number - 1))
-        removed = removed | choose(here, limit, number == count)
+        if number > 1:
+            problem = rescored(problem, removed, *score(removed, number - 1))
+        removed = choose(problem, limit, number == count)
         gone = np.bincount(problem.coupling.group_of[removed], minlength=len(problem.count))
         steps.append(Iteration(measure(gone) / before, 1.0 - float(removed.mean())))
     return removed, steps

@@ -147,3 +147,13 @@ def test_other_models(kind: str) -> None:
 def test_no_steps_are_none() -> None:
     with pytest.raises(OptionError, match=r"^prune_channels: iterations = 0: write a whole number from 1$"):
         get("prune_channels")(iterations=0)
+
+
+def test_the_last_to_go_is_the_first_to_return() -> None:
+    coupling = couple(load(chain()))
+    problem = problem_of(coupling, np.arange(coupling.units, dtype=float), Limits())
+    removed = problem.gone(np.array([3, 0, 0]))
+    now = narrowed(coupling, removed, None, "none", ENGINE)
+    again = rescored(problem, removed, now, np.ones(now.units))
+    assert again.order[0][:3].tolist() == problem.order[0][:3].tolist()
+    assert np.flatnonzero(again.gone(np.array([2, 0, 0]))).tolist() == problem.order[0][:2].tolist()
