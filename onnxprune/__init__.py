@@ -1,8 +1,8 @@
 """Prune exported ONNX models: exact surgery, measured speed, without training.
 
 `prune(model, target="macs=0.5") -> Result(model, plan, record)` is the whole main job. The steps behind it can be used
-alone: `load`, `couple`, `score`, `allocate`, `make_plan`, `cut`; `apply` replays a plan, `sweep` compares
-targets and `bench` measures.
+alone: `load`, `couple`, `score`, `allocate`, `make_plan`, `cut`; `apply` replays a plan, `analyze` tells what each
+group is worth, `sweep` compares targets and `bench` measures.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from onnxprune.allocation import allocate
+    from onnxprune.analyzing import analyze
     from onnxprune.coupling import couple
     from onnxprune.criteria.base import score
     from onnxprune.errors import OnnxPruneError
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from onnxprune.problem import Limits
     from onnxprune.recipe import read_recipe
     from onnxprune.rules.base import Options
+    from onnxprune.sensitivity import Sensitivity
     from onnxprune.surgeon import from_graphsurgeon, to_graphsurgeon
     from onnxprune.surgery import cut, mask
     from onnxprune.sweeping import sweep
@@ -35,6 +37,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "allocation": ("allocate",),
+    "analyzing": ("analyze",),
     "problem": ("Limits",),
     "target": ("Target", "parse_target"),
     "timing": ("bench",),
@@ -47,6 +50,7 @@ _HOMES = {
     "plan": ("Plan", "make_plan", "read_plan"),
     "recipe": ("read_recipe",),
     "rules.base": ("Options",),
+    "sensitivity": ("Sensitivity",),
     "surgeon": ("from_graphsurgeon", "to_graphsurgeon"),
     "surgery": ("cut", "mask"),
     "sweeping": ("sweep",),
@@ -68,9 +72,11 @@ __all__ = [
     "Plan",
     "Point",
     "Result",
+    "Sensitivity",
     "Target",
     "__version__",
     "allocate",
+    "analyze",
     "apply",
     "bench",
     "couple",

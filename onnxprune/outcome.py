@@ -46,6 +46,25 @@ class Replay:
         return carry_out(coupling, removed, self.plan, context, self.exact)
 
 
+@dataclass(frozen=True, eq=False)
+class Found:
+    """A pass that has its result already, proved and with what is to be said about it.
+
+    Attributes:
+        model: the result.
+        plan: what was cut.
+        notes: what the record of the run that made it says.
+    """
+
+    model: ModelProto | Path
+    plan: Plan | None
+    notes: Mapping[str, Any]
+
+    def __call__(self, graph: Graph, context: Context) -> Outcome:
+        """Hand it on."""
+        return Outcome(self.model, self.notes, self.plan)
+
+
 def carry_out(
     coupling: Coupling, removed: NDArray[np.bool_], plan: Plan, context: Context, exact: bool = True
 ) -> Outcome:

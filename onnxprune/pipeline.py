@@ -22,21 +22,27 @@ from onnxprune.batches import batch_shapes
 from onnxprune.data import SYNTHETIC, Feeds, read
 from onnxprune.errors import GateError, OptionError
 from onnxprune.feeds import input_specs
+from onnxprune.gates import failed_gate
 from onnxprune.graph import Graph
 from onnxprune.latency.meet import doubts
 from onnxprune.likeness import likeness
 from onnxprune.matching import matched
 from onnxprune.metric import Metric
-from onnxprune.outcome import Replay, joined, prepared, sizes
+from onnxprune.outcome import Found, Replay, joined, prepared, sizes
 from onnxprune.parts import Engine
 from onnxprune.plan import Plan, digest, read_plan
 from onnxprune.recovery import resolve_method
 from onnxprune.rules.base import Options
+from onnxprune.smallest import smallest
 from onnxprune.steps import Context, Outcome, Pass, Proof
-from onnxprune.validate import Checks, failed_gate, opened, validate
+from onnxprune.target import automatic
+from onnxprune.validate import Checks, opened, validate
 
 Model = str | os.PathLike[str] | ModelProto
 Record = dict[str, Any]
+
+# Of the record of the run that made a model, what the last look at it says anew.
+ANEW = ("version", "model", "provider", "threads", "params", "file_bytes", "warnings", "seconds", "passes", "metric")
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +124,7 @@ class Pipeline:
         if context.batch is not None:
             batch_shapes(input_specs(original.proto), context.batch, context.shapes)  # what it lacks is said at once
         if data is not None:
-            context = replace(context, data=context.once("data", lambda: _feeds(data, original, context)))
+            context = replace(context, data=context.once("data", lambda: feeds_of(data, original, context)))
         record: Record = {"version": 1, "model": original.name, "provider": provider, "threads": threads}
         record |= prepared(original)
         if context.data is not None:
@@ -206,6 +212,7 @@ def prune(
     head_dims: bool = False,
     recover: str = "auto",
     distance: str = "auto",
+    iterations: int = 1,
     provider: str = "cpu",
     threads: int | None = None,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
@@ -218,14 +225,15 @@ def prune(
 
     Args:
         model: path or `ModelProto`; never changed.
-        target: `channels=X`, `params=X`, `macs=X` or `latency=X` (X: the share that may remain), `latency=5ms`, or
-            `lossless`.
+        target: `channels=X`, `params=X`, `macs=X` or `latency=X` (X: the share that may remain; "auto": the smallest
+            whose loss stays within `checks.max_drop`), `latency=5ms`, or `lossless`.
         criterion: how units are scored; "auto" looks at the data, if there are any.
         data: unlabelled inputs: widths are chosen and weights are repaired with them; without them the checks use
             random ones.
         validate: prove the result with ONNX Runtime.
         out: where to write the result.
-        scope, align, keep, ratios, combine, normalise, seed, allow_inexact, head_dims, distance: see `PruneChannels`.
+        scope, align, keep, ratios, combine, normalise, seed, allow_inexact, head_dims, distance,
+            iterations: see `PruneChannels`.
         recover: the repair of the remaining weights: none, bias, channel, full, or auto: full where there are data,
             else expected values in biases (bias).
         provider, threads, shapes, checks, metric, on_stage, memo: see `Pipeline.run`.
@@ -235,40 +243,86 @@ def prune(
     """
     from onnxprune.passes import get
 
-    step = get("prune_channels")(
-        target=target,
-        criterion=criterion,
-        scope=scope,
-        align=align,
-        keep=keep,
-        ratios=tuple(ratios),
-        combine=combine,
-        normalise=normalise,
-        seed=seed,
-        allow_inexact=allow_inexact,
-        head_dims=head_dims,
-        recover=recover,
-        distance=distance,
-    )
-    return Pipeline([step, *_repair("none" if target == "lossless" else recover, data, seed, distance)]).run(
-        model,
-        out=out,
-        data=data,
-        provider=provider,
-        threads=threads,
-        shapes=shapes,
-        checks=(checks or Checks()) if validate else None,
-        metric=metric,
-        on_stage=on_stage,
-        memo=memo,
-    )
+    chosen = {
+        "criterion": criterion,
+        "scope": scope,
+        "align": align,
+        "keep": keep,
+        "ratios": tuple(ratios),
+        "combine": combine,
+        "normalise": normalise,
+        "seed": seed,
+        "allow_inexact": allow_inexact,
+        "head_dims": head_dims,
+        "recover": recover,
+        "distance": distance,
+        "iterations": iterations,
+    }
+    wanted = (checks or Checks()) if validate else None
+    given: dict[str, Any] = {
+        "provider": provider,
+        "threads": threads,
+        "shapes": shapes,
+        "metric": metric,
+        "on_stage": on_stage,
+    }
+
+    def made(target: str) -> Pipeline:
+        step = get("prune_channels")(target=target, **chosen)
+        return Pipeline([step, *_repair("none" if target == "lossless" else recover, data, seed, distance)])
+
+    if kind := automatic(target):
+        return _smallest(made, kind, model, out, wanted, {} if memo is None else memo, {**given, "data": data})
+    return made(target).run(model, out=out, data=data, checks=wanted, memo=memo, **given)
+
+
+def _smallest(
+    made: Callable[[str], Pipeline],
+    kind: str,
+    model: Model,
+    out: str | os.PathLike[str] | None,
+    checks: Checks | None,
+    memo: dict[Hashable, Any],
+    given: Mapping[str, Any],
+) -> Result:
+    """The smallest model that stays within `max_drop` (see `smallest`); only that is timed.
+
+    Raises:
+        OptionError: nothing is measured, or there is no bound.
+    """
+    if checks is None or checks.max_drop is None:
+        lacks = "measures models: drop --no-validate" if checks is None else "needs --max-drop, as in --max-drop 0.01"
+        raise OptionError(f"--target {kind}=auto, the smallest model that is good enough, {lacks}")
+    if "original" not in memo:
+        memo["original"] = graphs.load(model, given["shapes"])
+    original: Graph = memo["original"]
+    if out is not None:
+        writing.check_output(original, out)
+    # A clock that chooses needs the time; what nobody asked for is not measured again and again.
+    each = replace(checks, seconds=min(checks.seconds, 1.0) if kind == "latency" else 0.0, min_speedup=None)
+    with writing.workspace(out) if out is not None else nullcontext() as folder:
+        draft = None if folder is None or out is None else folder / Path(out).name  # of the smallest that passed
+
+        def attempt(share: float) -> tuple[Result, Record]:
+            found = made(f"{kind}={share:g}").run(model, out=draft, checks=each, memo=memo, **given)
+            return found, found.record
+
+        start = time.perf_counter()
+        search = smallest(original.name, kind, checks.max_drop, attempt, given["on_stage"])
+        seconds, best = time.perf_counter() - start, search.best.record
+        notes = {name: what for name, what in best.items() if name not in ANEW}
+        notes["search"] = search.to_dict(kind, checks.max_drop)
+        last = Pipeline([Found(search.best.made, search.best.plan, notes)])
+        result = last.run(model, out=out, checks=checks, memo=memo, **given)
+        result.record.update(passes=best["passes"], seconds={"search": seconds, **result.record["seconds"]})
+        return result
 
 
 def described(step: Pass) -> Record:
     """The name and the options of a pass, for the record."""
     from onnxprune.passes import name_of
 
-    names = () if isinstance(step, Replay) else getattr(step, "__dataclass_fields__", ())
+    names = () if isinstance(step, Replay | Found) else getattr(step, "__dataclass_fields__", ())
     return {"name": name_of(type(step)), "options": {name: getattr(step, name) for name in names}}
 
 
@@ -354,7 +408,7 @@ def inspect(
     return record | inspection.survey(original, options)
 
 
-def _feeds(data: Any, original: Graph, context: Context) -> Feeds:
+def feeds_of(data: Any, original: Graph, context: Context) -> Feeds:
     """The user's inputs as feeds; those that are generated, in the range that the model wants."""
     feeds = data if isinstance(data, Feeds) else read(data, original.proto)
     return matched(original, feeds, Engine(context.provider, context.threads)) if feeds.kind == SYNTHETIC else feeds

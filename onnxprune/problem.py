@@ -17,6 +17,8 @@ from onnxprune.cost import Cost, Counts
 from onnxprune.errors import OptionError
 from onnxprune.groups import Coupling
 
+ONE = "group:"  # in front of a name: that group, and no other that shares a tensor with it
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -26,6 +28,8 @@ class Limits:
         align: widths stay multiples of this where they were, rounded up.
         keep: regular expression or several; groups with a matching tensor or node stay whole.
         ratios: (regular expression, share): matching groups keep that share, whatever the target says.
+
+    Instead of a regular expression `group:NAME` is one group alone, by the name that `analyze` and records call it by.
     """
 
     align: int = 1
@@ -145,13 +149,16 @@ def kept_whole(coupling: Coupling, patterns: str | Sequence[str]) -> NDArray[np.
 
 
 def _matching(coupling: Coupling, pattern: str, option: str) -> NDArray[np.bool_]:
-    try:
-        expression = re.compile(pattern)
-    except re.error as error:
-        raise OptionError(f"{option} {pattern!r}: not a regular expression ({error})") from error
-    hit = np.array(
-        [any(expression.search(label) for label in labels(coupling, g)) for g in range(len(coupling.groups))]
-    )
+    if pattern.startswith(ONE):
+        hit = np.array([group.name == pattern.removeprefix(ONE) for group in coupling.groups])
+    else:
+        try:
+            expression = re.compile(pattern)
+        except re.error as error:
+            raise OptionError(f"{option} {pattern!r}: not a regular expression ({error})") from error
+        hit = np.array(
+            [any(expression.search(label) for label in labels(coupling, g)) for g in range(len(coupling.groups))]
+        )
     if not hit.any():
         raise OptionError(f"{option} {pattern!r} matches no tensor or node that can be cut; see `onnxprune inspect`")
     return hit

@@ -71,6 +71,7 @@ def table(record: Record) -> list[RenderableType]:
         ("predicted", _lines(*clocked.predicted(record))),
         ("recovery", _lines(words.recovery(record))),
         *((name, Text(said)) for name, said in words.passes(record)),
+        ("search", _lines(*words.searched(record))),
         ("cut", _lines(words.cut(record))),
     ]
     parts.append(_facts(facts))

@@ -8,38 +8,24 @@ before: widths that looked good by the luck of a few samples do not go on to do 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune import graph as graphs
 from onnxprune.budget import Groups
-from onnxprune.calibrate import Statistics
-from onnxprune.consumers import Consumer
 from onnxprune.cost import Cost, Counts
-from onnxprune.coupling import couple
-from onnxprune.criteria.base import score, sight_of
-from onnxprune.curves import Curve, curves, ranked
-from onnxprune.damage import Gauge
-from onnxprune.divergence import Distance, distance_of
 from onnxprune.errors import TargetError
-from onnxprune.feeds import Feed
 from onnxprune.groups import Coupling
-from onnxprune.instrument import Want
+from onnxprune.iterate import bounds, narrowed
 from onnxprune.latency.meet import Clock
-from onnxprune.observe import observe
-from onnxprune.parts import Engine, Walk
-from onnxprune.patch import NOTHING, patched
-from onnxprune.plan import make_plan
+from onnxprune.look import Look, look
+from onnxprune.parts import Engine
 from onnxprune.problem import Problem, room_of, spent
-from onnxprune.recovery import Pair, recover
-from onnxprune.rules.base import Dim
-from onnxprune.samples import Samples, Turn
-from onnxprune.surgery import cut
+from onnxprune.samples import Samples
 from onnxprune.survey import Survey, first_widths, traced
 
 Floats = NDArray[np.float64]
@@ -56,25 +42,6 @@ class Stage:
     cost: float
     distance: float
     damage: float
-
-
-@dataclass(frozen=True, eq=False)
-class Look:
-    """A model on the inputs of a turn.
-
-    Attributes:
-        gauge: measures damage to it.
-        curves: for each of its groups, the order in which units go, and the local error.
-        batches: the inputs on which is measured.
-        off: the distance of its answers from the original's.
-        known: (group, units gone) -> damage, as far as it was measured.
-    """
-
-    gauge: Gauge
-    curves: list[Curve]
-    batches: tuple[Feed, ...]
-    off: float
-    known: dict[tuple[int, int], float] = field(default_factory=dict)
 
 
 @dataclass(eq=False)
@@ -94,6 +61,7 @@ class Staged:
         clock: measures what a choice costs, where that is more than the cost can tell.
         memo: what other searches found out about the original with the same data and options, and where
             this one adds to it; None: there are no others.
+        least: stages, however near the bound is.
     """
 
     coupling: Coupling
@@ -107,6 +75,7 @@ class Staged:
     tell: Callable[[str], None] = lambda text: None
     clock: Clock | None = None
     memo: dict[Hashable, Any] | None = None
+    least: int = 1
 
     def run(self, measure: Cost, bound: float) -> tuple[NDArray[np.bool_], list[Stage]]:
         """The units that go, so that the cost is at most `bound`.
@@ -119,9 +88,9 @@ class Staged:
         removed = np.zeros(self.coupling.units, dtype=bool)
         now, stages = self.coupling, list[Stage]()
         count = max(1, math.ceil(math.log(bound / measure.before) / math.log(STAGE) - 1e-6)) if bound else 1
-        bounds = [measure.before * (bound / measure.before) ** ((n + 1) / count) for n in range(count)]
+        count = max(count, self.least)
         bias = 1.0  # measured over predicted cost
-        for number, limit in enumerate(bounds):
+        for number, limit in enumerate(bounds(measure.before, bound, count)):
             limit /= bias
             self.tell(f"stage {number + 1}/{count}")
             survey, distance = self._survey(now, removed, number)
@@ -147,7 +116,8 @@ class Staged:
             stages.append(Stage(measure(gone) / measure.before, distance, predicted))
             gone = found
             if number + 1 < count:
-                now = self._after(removed, self.samples.turn(number + 1), self.seed + number)
+                turn = self.samples.turn(number + 1)
+                now = narrowed(self.coupling, removed, turn, self.method, self.engine, self.seed + number, self.tell)
         return removed, stages
 
     def _choice(
@@ -167,24 +137,15 @@ class Staged:
         """What measures the model as it is now, and how far its answers are off the original's."""
         key = ("look", now, number, self.engine, self.method, self.kind, self.criterion, self.seed)
         known = self.memo if now is self.coupling else None
-        look: Look = known[key] if known and key in known else self._look(now, self.samples.turn(number))
+        if known and key in known:
+            seen: Look = known[key]
+        else:
+            turn, options = self.samples.turn(number), (self.method, self.kind, self.criterion, self.seed)
+            seen = look(self.coupling.graph, now, turn, self.engine, *options, keep=now is self.coupling)
         if known is not None:
-            known[key] = look
+            known[key] = seen
         unit = traced(self.coupling, removed, now)
-        return Survey(self.coupling, unit, look.curves, look.gauge, look.batches, self.tell, look.known), look.off
-
-    def _look(self, now: Coupling, turn: Turn) -> Look:
-        """Run a model over the inputs of a turn."""
-        distance = distance_of(self.coupling.graph, turn.choose, self.engine, self.kind)
-        sight = sight_of(self.criterion or "obs") or Want.SUMS
-        want = sight if self.method == "none" else sight | Want.PAIRS
-        readers, moments = observe(now, turn.fit, self.engine, want, self.seed, keep=now is self.coupling)
-        walk = Walk(now.graph, turn.choose, self.engine)
-        answers = list(walk.rest(NOTHING, distance.values, self.engine))
-        # From the answers as they are by now: from the original's, an error that happens to undo another looks good.
-        here = Distance(distance.compared, answers)
-        gauge = Gauge(now, readers, moments, here, self.engine, self.method)
-        return Look(gauge, self._curves(now, readers, moments), turn.choose, distance(answers))
+        return Survey(self.coupling, unit, seen.curves, seen.gauge, seen.batches, self.tell, seen.known), seen.off
 
     def _worth(self, gone: Counts, groups: Groups, measure: Cost, limit: float) -> Counts:
         """The units to go at which groups are measured first; 0 for groups that would save next to nothing."""
@@ -196,22 +157,6 @@ class Staged:
             if measure(gone) - measure(narrower) < WORTH * saving:
                 found[g] = 0
         return found
-
-    def _curves(self, now: Coupling, readers: Sequence[Consumer], moments: Mapping[Dim, Statistics]) -> list[Curve]:
-        if self.criterion is None:
-            return curves(now, readers, moments, score(now, "l2"))
-        scores = score(now, self.criterion, seed=self.seed, readers=readers, moments=moments)
-        return [ranked(group.units, scores) for group in now.groups]
-
-    def _after(self, removed: NDArray[np.bool_], turn: Turn, seed: int) -> Coupling:
-        """The analysis of the model without these units, its weights fitted without what the next stage measures on."""
-        if not removed.any():
-            return self.coupling
-        made, patch = graphs.load(cut(self.coupling, make_plan(self.coupling, removed), removed)), NOTHING
-        if self.method != "none":
-            pair = Pair(self.coupling, removed, made)
-            patch, _ = recover(pair, *turn, self.method, self.engine, seed, tell=self.tell)
-        return couple(graphs.load(patched(made, patch)), self.coupling.options)
 
 
 def _with(removed: NDArray[np.bool_], orders: Sequence[NDArray[np.intp]], more: Counts) -> NDArray[np.bool_]:

@@ -36,6 +36,12 @@ class Target:
         return self.amount < (before if self.absolute else 1)
 
 
+def automatic(text: object) -> str | None:
+    """What the smallest model is to have least of, where that is asked for (`macs=auto`); None: it is not."""
+    kind, _, amount = text.partition("=") if isinstance(text, str) else ("", "", "")
+    return kind if amount == "auto" and kind in KINDS else None
+
+
 def parse_target(text: object) -> Target:
     """Read `macs=0.5`, `params=0.5`, `channels=0.5`, `latency=0.5`, `latency=5ms`, `threshold=0.5` or `lossless`.
 
@@ -45,6 +51,8 @@ def parse_target(text: object) -> Target:
     kind, _, amount = text.partition("=") if isinstance(text, str) else ("", "", "")
     if text == LOSSLESS:
         return Target(LOSSLESS)
+    if automatic(text):
+        raise TargetError(f"--target {text}: is searched for by `prune`, with --max-drop; write a share here")
     unit = next((u for u in MILLISECONDS if kind == "latency" and amount.endswith(u)), "")
     try:
         value = float(amount.removesuffix(unit)) * MILLISECONDS.get(unit, 1.0)
@@ -54,7 +62,7 @@ def parse_target(text: object) -> Target:
     if kind not in (*KINDS, THRESHOLD) or not 0 < value <= most or isinf(value):
         choices = ", ".join(f"{kind}=X" for kind in KINDS)
         raise TargetError(
-            f"--target {text}: write {choices} with 0 < X <= 1 (the share that may remain), latency=5ms, threshold=X "
-            "(the least score that stays), or lossless"
+            f"--target {text}: write {choices} with 0 < X <= 1 (the share that may remain) or X = auto, latency=5ms, "
+            "threshold=X (the least score that stays), or lossless"
         )
     return Target(kind, value, bool(unit))

@@ -40,7 +40,8 @@ class Checks:
     Attributes:
         seconds: the most time for the latency comparison; 0: not measured.
         min_speedup: the least speed-up; the run fails below it.
-        max_drop: the largest loss of fidelity (share of top-1 answers that change, or 1 - cosine); fails above it.
+        max_drop: the largest fall of the user's metric where there is one, else the largest loss of fidelity (share of
+            top-1 answers that change, or 1 - cosine); fails above it.
         batch: samples in a run where latency is measured; None: as the data have them, else 1.
     """
 
@@ -186,25 +187,6 @@ class _Recorded:
         """The outputs for the next of the feeds."""
         outputs = pickle.loads(next(self._next).read_bytes())  # written above, in a folder of our own
         return [outputs[name] for name in names]
-
-
-def failed_gate(record: Mapping[str, Any], checks: Checks) -> str | None:
-    """What a measured record fails of the gates, in one line."""
-    if checks.max_drop is not None:
-        kept = record["fidelity"]
-        agreement = kept["top1_agreement"]
-        what = "1 - cosine" if agreement is None else "top-1 answers that change"
-        drop = 1 - ((kept["cosine"] or 0.0) if agreement is None else agreement)
-        if not drop <= checks.max_drop:
-            return f"{what} is {drop:.4f}, more than --max-drop {checks.max_drop:g}; nothing was written"
-    if checks.min_speedup is not None:
-        speedup = record["latency_ms"]["speedup"]
-        if speedup["low"] is None or speedup["low"] < checks.min_speedup:
-            return (
-                f"measured speed-up {speedup['value']:.2f}x (95% from {speedup['low'] or 0:.2f}x) on "
-                f"{record['provider']}, less than --min-speedup {checks.min_speedup:g}; nothing was written"
-            )
-    return None
 
 
 def _check_structure(graph: Graph, pruned: ModelProto | Path, warnings: list[str]) -> None:

@@ -280,6 +280,21 @@ def chosen(record: Record) -> str:
     return ", ".join(said)
 
 
+def searched(record: Record) -> list[str]:
+    """How the smallest model was found: the trials, the largest share first."""
+    found = record.get("search")
+    if found is None:
+        return []
+    lines = [f"{found['what']}, at most {found['max_drop']:g}:"]
+    for trial in sorted(found["trials"], key=lambda t: -t["share"]):
+        drop = "no such model" if trial["drop"] is None else f"{trial['drop']:.4f}"
+        mark = "taken" if trial["share"] == found.get("share") else "passed" if trial["passed"] else "failed"
+        lines.append(f"{found['of']}={trial['share']:<9.6g} {drop:>9}  {mark}")
+    if not found["monotone"]:
+        lines.append("less did not always lose more: a smaller model than this one may pass, too")
+    return lines
+
+
 def cut(record: Record) -> str:
     """How much was cut; nothing where no pass cuts."""
     groups = record.get("groups", ())

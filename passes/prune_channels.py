@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from onnxprune.errors import OptionError, one_of
 from onnxprune.formats import is_half
 from onnxprune.graph import Graph
 from onnxprune.groups import Coupling
+from onnxprune.iterate import iterate, narrowed
 from onnxprune.latency.block import resolve_align
 from onnxprune.latency.meet import Clock
 from onnxprune.latency.networks import table_of
@@ -63,6 +65,8 @@ class PruneChannels:
         recover: the repair that will follow, which damage is measured with: none, bias, channel or full; "auto" is
             full.
         distance: how answers are compared: auto, logits, vectors, boxes or values.
+        iterations: steps to the target: cut a little, repair where there are data, score again. The damage scope takes
+            steps by itself; there it is how many at least.
     """
 
     target: str = "macs=0.5"
@@ -78,6 +82,7 @@ class PruneChannels:
     head_dims: bool = False
     recover: str = AUTO
     distance: str = "auto"
+    iterations: int = 1
 
     def __post_init__(self) -> None:
         """Refuse what is wrong whatever the model is.
@@ -94,6 +99,10 @@ class PruneChannels:
         one_of("--normalise", self.normalise, NORMALISE)
         one_of("--distance", self.distance, KINDS)
         resolve_method(self.recover)
+        if self.iterations < 1:
+            raise OptionError(f"--iterations {self.iterations}: write a whole number from 1")
+        if self.iterations > 1 and target.kind in (THRESHOLD, LOSSLESS):
+            raise OptionError(f"--iterations {self.iterations}: {target} leaves nothing to come nearer to; drop it")
 
     def __call__(self, graph: Graph, context: Context) -> Outcome:
         """Choose and cut."""
@@ -130,8 +139,8 @@ class PruneChannels:
         if scope == "damage":
             removed, notes = self._by_damage(problem, cost, bound, clock, context)
         else:
-            with context.stage("allocation"):
-                removed = self._by_scores(problem, cost, bound, scope, clock)
+            with context.stage("allocation" if self.iterations == 1 else "iterations"):
+                removed, notes = self._by_scores(problem, cost, bound, scope, clock, context)
         if clock is not None:
             notes = {**notes, "latency_model": clock.said(removed)}
         outcome = carry_out(coupling, removed, make_plan(coupling, removed), context)
@@ -186,12 +195,33 @@ class PruneChannels:
         return Clock(problem, target, table, feed, *where)
 
     def _by_scores(
-        self, problem: Problem, cost: Cost, bound: float, scope: str, clock: Clock | None
-    ) -> NDArray[np.bool_]:
-        if clock is None:
-            return choose(problem, cost, bound, scope)
-        smallest = cost(problem.removed(np.zeros(len(problem.count))))
-        return clock.met(lambda aim: choose(problem, cost, aim, scope) if aim >= smallest else None, bound)
+        self, problem: Problem, cost: Cost, bound: float, scope: str, clock: Clock | None, context: Context
+    ) -> tuple[NDArray[np.bool_], dict[str, Any]]:
+        """The units that go by their scores, in as many steps as were asked for, and what is said about these."""
+
+        def choice(here: Problem, limit: float, last: bool) -> NDArray[np.bool_]:
+            if clock is None or not last:
+                return choose(here, cost, limit, scope)
+            smallest = cost(here.removed(np.zeros(len(here.count))))
+            return clock.met(lambda aim: choose(here, cost, aim, scope) if aim >= smallest else None, limit)
+
+        if self.iterations == 1:
+            return choice(problem, bound, True), {}
+        again = partial(self._again, problem.coupling, context)
+        removed, steps = iterate(problem, choice, again, cost, cost.before, bound, self.iterations)
+        return removed, {"iterations": [asdict(step) for step in steps]}
+
+    def _again(
+        self, coupling: Coupling, context: Context, removed: NDArray[np.bool_], number: int
+    ) -> tuple[Coupling, NDArray[np.float64]]:
+        """The model after so many steps, repaired where there are data, and the scores of its units."""
+        context.on_stage(f"iteration {number + 1}/{self.iterations}")
+        engine, want = Engine(context.provider, context.threads), sight_of(self._criterion(context))
+        turn = None if context.data is None else context.samples(coupling).turn(number)
+        method = resolve_method(self.recover, context.data is not None)
+        now = narrowed(coupling, removed, turn, method, engine, self.seed + number, context.on_stage)
+        seen = () if turn is None or want is None else observe(now, turn.fit, engine, want, self.seed)
+        return now, score(now, self._criterion(context), self.combine, self.normalise, self.seed + number, *seen)
 
     def _by_damage(
         self, problem: Problem, cost: Cost, bound: float, clock: Clock | None, context: Context
@@ -210,6 +240,7 @@ class PruneChannels:
             tell=context.on_stage,
             clock=clock,
             memo=context.memo if context.shared else None,  # it would be large
+            least=self.iterations,
         )
         with context.stage("damage"):
             removed, stages = search.run(cost, bound)
