@@ -5,6 +5,7 @@ A name keeps its meaning: every value that is still there is what it was.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -75,17 +76,18 @@ def rewritten(graph: Graph, rewrite: Rewrite, store: Store = in_proto, sweep: bo
     ]
     outputs = [o.name for o in graph.proto.graph.output]
     needed, was = _needed(after, outputs), _needed(before, outputs)
-    gone = (lambda name: name not in needed) if sweep else (lambda name: name not in needed and name in was)
+    gone = {*graph.constants, *graph.producer} - needed
+    gone = gone if sweep else gone & was
     model = frame(graph.proto)
     for tensor in graph.proto.graph.initializer:
         if tensor.name in rewrite.constants:
             rewrite.constants[tensor.name].put(tensor.name, store, model.graph.initializer.add())
-        elif not gone(tensor.name):
+        elif tensor.name not in gone:
             carry(model.graph.initializer.add(), tensor, tensor.name, graph.folder, store)
     model.graph.ClearField("node")
     for proto, _ in after:
         made = [name for name in proto.output if name]
-        if made and all(map(gone, made)):
+        if made and gone.issuperset(made):
             continue
         node = model.graph.node.add()
         node.CopyFrom(proto)
@@ -156,6 +158,11 @@ def _describe(model: ModelProto, graph: Graph, there: set[str]) -> None:
         if len(kept) < len(infos):
             del infos[:]
             infos.extend(kept)
+
+
+def operators(model: ModelProto) -> Counter[str]:
+    """How often each operator stands in the main graph; constants are no work."""
+    return Counter(node.op_type for node in model.graph.node if node.op_type != "Constant")
 
 
 def counted(ops: Mapping[str, int]) -> str:
