@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto, helper
+from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, helper
 
 from onnxprune.graph import Graph
-from onnxprune.tensors import Store, bring, carry, declare, fill, frame, in_proto
+from onnxprune.tensors import Store, bring, carry, declare, fill, frame, in_proto, nodes_of
 
 Array = NDArray[Any]
 
@@ -101,6 +101,8 @@ def rewritten(graph: Graph, rewrite: Rewrite, store: Store = in_proto, sweep: bo
         if name not in there:
             fresh.put(name, store, model.graph.initializer.add())
     _describe(model, graph, there)
+    if sweep:
+        _forget(model)
     declare(model)
     return model
 
@@ -148,6 +150,20 @@ def _needed(nodes: Sequence[_Placed], outputs: Iterable[str]) -> set[str]:
             needed.update(proto.output)
     needed.discard("")
     return needed
+
+
+def _forget(model: ModelProto) -> None:
+    """Functions that nothing calls go."""
+    bodies = {(f.domain, f.name): f for f in model.functions}
+    called: set[tuple[str, str]] = set()
+    todo: list[GraphProto | FunctionProto] = [model.graph]
+    while todo:
+        fresh = {(node.domain, node.op_type) for node in nodes_of(todo.pop())} - called
+        called |= fresh
+        todo += [bodies[key] for key in fresh if key in bodies]
+    kept = [function for function in model.functions if (function.domain, function.name) in called]
+    del model.functions[:]
+    model.functions.extend(kept)
 
 
 def _describe(model: ModelProto, graph: Graph, there: set[str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import defaultdict
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Set
 from functools import partial
 
 from onnx import NodeProto, TensorProto, numpy_helper
@@ -31,7 +31,7 @@ def tidied(graph: Graph, largest: int, weights: bool) -> Rewrite:
     constants = {name: Fresh(t.data_type, partial(numpy_helper.to_array, t)) for name, t in values.items()}
     names = _twins(graph, weights)
     nodes, ends = _spared(graph, names, {*values, *names})
-    _rename_ends(graph, names, nodes, ends)
+    _rename_ends(graph, names, nodes, ends, values.keys())
     return Rewrite(nodes, constants, {name: _last(names, name) for name in names})
 
 
@@ -74,10 +74,14 @@ def _spared(graph: Graph, names: dict[str, str], known: set[str]) -> tuple[dict[
 
 
 def _rename_ends(
-    graph: Graph, names: dict[str, str], nodes: dict[int, list[NodeProto]], ends: Mapping[str, Node]
+    graph: Graph,
+    names: dict[str, str],
+    nodes: dict[int, list[NodeProto]],
+    ends: Mapping[str, Node],
+    values: Set[str],
 ) -> None:
     """Let the node before take an output's name, where it has no name to keep."""
-    fixed = {*graph.outputs, *graph.captured, *graph.inputs, *graph.constants}
+    fixed = {*graph.outputs, *graph.captured, *graph.inputs, *graph.constants, *values}
     for output, node in ends.items():
         same = same_as(graph, node) or undone(graph, node, names)
         source = _last(names, same) if same is not None else output

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from onnx import ModelProto
@@ -30,7 +31,7 @@ class Simplify:
 
     shapes: bool = False
     largest: int | None = None
-    skip: tuple[str, ...] = ()
+    skip: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         """Refuse what onnxslim would misread."""

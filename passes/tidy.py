@@ -43,12 +43,15 @@ class Tidy:
             made = model if isinstance(model, ModelProto) else read_model(model)
         gone = operators(graph.proto) - operators(made)
         fewer = _constants(graph.proto) - _constants(made)
-        notes = {"tidy": {"dropped": dict(gone), "computed": len(rewrite.constants), "constants": fewer}}
-        if rewrite.empty and not gone and not fewer:
+        functions = len(graph.proto.functions) - len(made.functions)
+        found = {"dropped": dict(gone), "computed": len(rewrite.constants), "constants": fewer, "functions": functions}
+        notes = {"tidy": found}
+        if rewrite.empty and not gone and not fewer and not functions:
             return Outcome(graph.proto, notes, said="nothing to tidy")
         parts = [f"dropped {counted(gone)}"] if gone else []
         parts += [f"computed {len(rewrite.constants)} constants beforehand"] if rewrite.constants else []
         parts += [f"{fewer} constants fewer"] if fewer > 0 else []
+        parts += [f"{functions} functions that nothing calls"] if functions else []
         said = "; ".join(parts) or "shorter ways, nothing dropped"
         return Outcome(model, notes, proof=Proof(lambda: graph.path or graph.proto), said=said)
 

@@ -162,14 +162,30 @@ def test_dead_nodes_and_initializers() -> None:
     b.const(np.zeros(3, np.float32), "never")
     result = tidy(b.model(b.op("Relu", x)))
     assert ops(result.model) == ["Relu"] and not result.model.graph.initializer
-    assert result.record["tidy"] == {"dropped": {"MatMul": 1}, "computed": 0, "constants": 2}
+    assert result.record["tidy"] == {"dropped": {"MatMul": 1}, "computed": 0, "constants": 2, "functions": 0}
+
+
+def test_functions_that_nothing_calls() -> None:
+    b = Builder()
+    body = [helper.make_node("Relu", ["a"], ["b"])]
+    b.functions.append(helper.make_function("acme", "Unused", ["a"], ["b"], body, [helper.make_opsetid("", 17)]))
+    result = tidy(b.model(b.op("Relu", b.input("x", 2, 8))))
+    assert not result.model.functions and said(result) == "1 functions that nothing calls"
+
+
+def test_an_output_that_equals_a_computed_constant() -> None:
+    b = Builder()
+    w = b.op("Transpose", b.weight(8, 4))
+    y = b.op("MatMul", b.input("x", 2, 4), w)
+    result = tidy(b.model(y, b.op("Identity", w, name="weights"))).model
+    assert [o.name for o in result.graph.output] == [y, "weights"]
 
 
 def test_subgraphs_keep_what_they_read() -> None:
     b = Builder()
     x = b.op("Relu", b.input("x", 2, 3))
     same = b.op("Identity", x)
-    c, d = b.const(np.int64([2, 3]), "c"), b.const(np.int64([2, 3]), "d")
+    c, d = b.const(np.array([2, 3]), "c"), b.const(np.array([2, 3]), "d")
     body = helper.make_graph(
         [helper.make_node("Reshape", [same, d], ["inner"])],
         "body",
@@ -190,7 +206,7 @@ def test_old_ir_and_constant_nodes() -> None:
     result = tidy(b.model(y)).model
     assert [i.name for i in result.graph.input] == ["x", "s2"]
     b = Builder()
-    twins = [b.op("Constant", value=numpy_helper.from_array(np.int64([4, 2]))) for _ in range(2)]
+    twins = [b.op("Constant", value=numpy_helper.from_array(np.array([4, 2]))) for _ in range(2)]
     a, c = (b.op("Reshape", b.input(f"x{i}", 2, 4), t) for i, t in enumerate(twins))
     assert ops(tidy(b.model(b.op("Add", a, c))).model) == ["Constant", "Reshape", "Reshape", "Add"]
 
