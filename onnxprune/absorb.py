@@ -18,10 +18,14 @@ from onnx import NodeProto, TensorProto, helper
 
 from onnxprune.affine import CONTRACTIONS, NOTHING, Affine, Taker, affine_of, taker_of, trains
 from onnxprune.folds import exclusive
+from onnxprune.fusions import parts_of
 from onnxprune.graph import Graph, Node
 from onnxprune.rewrite import Fresh, Rewrite, names_of, unique
 
 Array = NDArray[Any]
+
+# ONNX Runtime puts these together itself: their scales and shifts are free, and without them it finds nothing.
+WHOLE = frozenset({"Gelu", "LayerNormalization"})
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,10 @@ class Absorbed:
 
 
 def absorb(graph: Graph, ops: frozenset[str]) -> Absorbed:
-    """Take nodes of some operators (BatchNormalization, Add, Sub, Mul, Div, Neg) into contractions."""
+    """Take nodes of some operators (BatchNormalization, Add, Sub, Mul, Div, Neg) into contractions.
+
+    What is part of an operator that runtimes put together stays there.
+    """
     found = {n.index: taker_of(graph, n) for n in graph.nodes if n.op in CONTRACTIONS and not n.domain}
     search = _Search(graph, ops, {i: taker for i, taker in found.items() if isinstance(taker, Taker)})
     search.behind()
@@ -97,7 +104,7 @@ def absorb(graph: Graph, ops: frozenset[str]) -> Absorbed:
     left = tuple(Left(n.label, n.op, _reason(graph, n, found)) for n in stay)
     return Absorbed(
         _rewrite(graph, takings, search.dropped),
-        Counter(node.op for node in gone),
+        Counter(node.op for node in gone) - Counter(Add=sum(t.adds for t in takings)),
         Counter(t.taker.node.op for t in takings),
         left,
     )
@@ -107,7 +114,7 @@ class _Search:
     """Which contraction takes in what; `readers` follow what was decided."""
 
     def __init__(self, graph: Graph, ops: frozenset[str], takers: dict[int, Taker]) -> None:
-        self.graph, self.ops = graph, ops
+        self.graph, self.ops, self.whole = graph, ops, parts_of(graph, WHOLE)
         self.fixed = {*graph.outputs, *graph.captured}
         self.takings = {i: Taking(t, t.node.inputs[0], t.node.outputs[0]) for i, t in takers.items()}
         self.dropped: list[Node] = []
@@ -149,7 +156,7 @@ class _Search:
             self.dropped.append(node)
 
     def _candidates(self, nodes: Iterable[Node]) -> Iterable[Node]:
-        return (node for node in nodes if node.op in self.ops and not node.domain and len(node.outputs) >= 1)
+        return (n for n in nodes if n.op in self.ops and not n.domain and n.outputs and n.index not in self.whole)
 
     def _alone(self, value: str) -> bool:
         return len(self.readers[value]) == 1 and value not in self.fixed

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from math import pi, sqrt
 from typing import Any, NamedTuple, TypeAlias
 
@@ -49,6 +49,13 @@ def fused(graph: Graph, node: Node, name: Name, skip: frozenset[str] = frozenset
             made[-1].name = node.proto.name
             return Fused(fusion.op, node, match.nodes, made)
     return None
+
+
+def parts_of(graph: Graph, ops: Set[str]) -> set[int]:
+    """The nodes of expressions that stand for some operators, whether or not the opset has them."""
+    wanted = [fusion.pattern for fusion in FUSIONS if fusion.op in ops]
+    matches = (find(graph, node, pattern) for node in graph.nodes for pattern in wanted if len(node.outputs) == 1)
+    return {index for match in matches if match is not None for index in match.nodes}
 
 
 def _rank(graph: Graph, value: str) -> int | None:

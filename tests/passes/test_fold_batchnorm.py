@@ -226,3 +226,18 @@ def test_external_data_go_from_file_to_file(tmp_path: Path) -> None:
     Pipeline([get("fold_batchnorm")()]).run(tmp_path / "m.onnx", out=out, checks=Checks(seconds=0))
     assert ops(onnx.load(out)) == ["Conv", "Relu"]
     assert (tmp_path / "out.onnx.data").exists()
+
+
+def test_what_runtimes_put_together_stays_whole() -> None:
+    b = Builder()
+    x = b.op("MatMul", b.input("x", 2, 5, 8), b.weight(8, 8))
+    y = b.op("Mul", b.op("Mul", x, b.op("Add", b.op("Erf", b.op("Div", x, 2**0.5)), 1.0)), 0.5)
+    model = b.model(b.op("MatMul", y, b.weight(8, 4)))
+    assert fold(model).model == model
+    b = Builder()
+    x = b.input("x", 2, 5, 8)
+    off = b.op("Sub", x, b.op("ReduceMean", x, axes=[-1]))
+    spread = b.op("Sqrt", b.op("Add", b.op("ReduceMean", b.op("Pow", off, 2.0), axes=[-1]), 1e-5))
+    y = b.op("Mul", b.op("Div", off, spread), b.near_one(8))
+    model = b.model(b.op("MatMul", y, b.weight(8, 4)))
+    assert fold(model).model == model
