@@ -113,6 +113,13 @@ class Graph:
                 found.update(node.outputs)
         return frozenset(found)
 
+    @cached_property
+    def types(self) -> Mapping[str, int]:
+        """Value -> the type of its elements (as in TensorProto), where it is known."""
+        graph = self.shell.graph
+        infos = {i.name: i.type.tensor_type.elem_type for i in (*graph.value_info, *graph.input, *graph.output)}
+        return {name: t for name, t in infos.items() if t} | {n: t.data_type for n, t in self.constants.items()}
+
     def array(self, name: str) -> np.ndarray[Any, Any]:
         """The value of a constant, read-only; a memory map where the data is external.
 
