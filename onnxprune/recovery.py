@@ -232,6 +232,12 @@ def _kept(pair: Pair, reader: Consumer) -> NDArray[np.bool_]:
     return kept
 
 
+def unmatched(pair: Pair) -> list[str]:
+    """The layers that lost channels, and that are not in the cut model by the name of their result."""
+    there = {name for node in pair.cut.nodes for name in node.outputs}
+    return [c.node.label for c in consumers(pair.original) if c.node.outputs[0] not in there and _lost(pair, c)]
+
+
 def _lost(pair: Pair, reader: Consumer) -> bool:
     """Whether channels that it contracts went."""
     return kept_indices(pair.original, pair.removed, reader.spec.w_in) is not None

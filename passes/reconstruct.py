@@ -17,7 +17,7 @@ from onnxprune.parts import Engine
 from onnxprune.passes import register
 from onnxprune.patch import patched
 from onnxprune.plan import removed_units
-from onnxprune.recovery import AUTO, Pair, recover, resolve_method
+from onnxprune.recovery import AUTO, Pair, recover, resolve_method, unmatched
 from onnxprune.rules.base import Options
 from onnxprune.samples import Turn
 from onnxprune.steps import Context, Outcome
@@ -108,8 +108,18 @@ class Reconstruct:
 
 
 def _pair(graph: Graph, before: Graph, context: Context) -> Pair:
-    """The model that the last cut was made of, and what it is now."""
+    """The model that the last cut was made of, and what it is now.
+
+    Raises:
+        OptionError: layers that lost channels are not found again.
+    """
     plan = context.plan
     original = context.couple(before, Options() if plan is None else plan.options)
     removed = np.zeros(original.units, dtype=bool) if plan is None else removed_units(original, plan)
-    return Pair(original, removed, graph, context.touched)
+    pair = Pair(original, removed, graph, context.touched)
+    if gone := unmatched(pair):
+        raise OptionError(
+            f"{graph.name}: reconstruct does not find {gone[0]!r}{f' and {len(gone) - 1} more' if gone[1:] else ''}, "
+            "which lost channels: a pass after the cut renamed its result; put clean-up passes before the cut, or last"
+        )
+    return pair

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import onnx
 import pytest
 
+from onnxprune.testing import Builder
+
 if TYPE_CHECKING:
     from tests.e2e.conftest import Fails, Run
 
@@ -73,3 +75,14 @@ def test_bad_recipes_end_in_one_line(fails: Fails, folder: Path, recipe: Path) -
 def test_repair_without_a_cut_is_refused(fails: Fails, recipe: Path) -> None:
     recipe.write_text('[[pass]]\nname = "reconstruct"\n')
     assert "there is no cut to recover from" in fails("run", "recipe.toml", "net.onnx", "-o", "o.onnx", *FAST)
+
+
+def test_repair_that_does_not_find_its_layers_is_refused(fails: Fails, folder: Path, recipe: Path) -> None:
+    b = Builder()
+    y = b.op("Relu", b.batch_norm(b.conv(b.input("x", "N", 3, 8, 8), 16, name="a")))
+    y = b.op("Relu", b.batch_norm(b.conv(y, 16, name="b")))
+    onnx.save(b.model(b.conv(y, 4, name="c")), "bn.onnx")
+    steps = ('"prune_channels"\nalign = 1\nscope = "local"', '"fold_batchnorm"', '"reconstruct"')
+    recipe.write_text("".join(f"[[pass]]\nname = {step}\n" for step in steps))
+    said = fails("run", "recipe.toml", "bn.onnx", "-o", "o.onnx", "--data", "images.npz", *FAST)
+    assert "reconstruct does not find" in said and "put clean-up passes before the cut" in said
