@@ -99,6 +99,7 @@ ROOMS = (
     "expected",
     "steps",
     "outcome",
+    "quantized",
     "inspection",
     "passes",
     "testing",
