@@ -36,6 +36,7 @@ USED = {
     "dynamic": INTEGER,
     "float16": EVERY | {"keep_io"},
 }
+SLOW = {"dynamic": integers.SLOW}
 
 
 @register("quantize")
@@ -54,7 +55,8 @@ class Quantize:
         calibration: of static: how ranges are chosen: minmax, entropy or percentile.
         samples: of static: the most samples that ranges are taken from.
         keep: regular expression or several; nodes that match by name or by a tensor's name stay float.
-        ops: operator types that may change; none: all that ONNX Runtime has a form for.
+        ops: operator types that may change; none: all that ONNX Runtime has a form for, without
+            the convolutions of dynamic, which are many times slower so.
         keep_io: of float16: inputs and outputs stay float32.
     """
 
@@ -119,7 +121,7 @@ class Quantize:
                 work = first if self.mode == "float16" else prepared(raised(first, graph, self._opset()), graph.name)
                 seen = load(work.path)
                 keep = kept_by(each(self.keep), [load(first.path), seen])
-                choice = choose(seen, keep, self.ops, self._fit(seen))
+                choice = choose(seen, graph.name, keep, self.ops, self._fit(seen), SLOW.get(self.mode, ()))
                 try:
                     made, notes = self._made(work, seen, choice, feeds, context)
                 except OnnxPruneError:

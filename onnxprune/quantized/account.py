@@ -8,22 +8,26 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto, helper
+from onnx import ModelProto, TensorProto, helper
 
 from onnxprune.graph import Graph
 from onnxprune.quantized.choice import Choice
 from onnxprune.tensors import PACKED, tensors_of
 
 PUT_IN = ("_quant", "_MatMul_quant")  # added to the name of a node that another takes the place of
+LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "Attention", "Gather"})
+SUFFIX = "_quantized"  # added to the name of a weight
+EIGHT = frozenset({TensorProto.INT8, TensorProto.UINT8})
 LEFT = "its inputs are not constant, not float or not quantized"
 
 
 def integers(choice: Choice, made: ModelProto) -> tuple[set[str], set[str]]:
     """Of the nodes that were to compute with integers: those that do, and those that are no longer needed."""
     now = {node.name: node for node in made.graph.node}
-    floats = {node.output[0] for node in made.graph.node if node.op_type == "DequantizeLinear"}
+    small = {t.name for t in made.graph.initializer if t.data_type in EIGHT}
+    small |= {node.output[0] for node in made.graph.node if node.op_type == "DequantizeLinear"}
     done = {n for n in choice.wanted if any(n + end in now for end in PUT_IN)}
-    done |= {n for n in choice.wanted if n in now and not floats.isdisjoint(now[n].input)}
+    done |= {n for n in choice.wanted if n in now and not small.isdisjoint(now[n].input)}
     # Where a range begins at zero, a Relu does nothing more.
     gone = {n for n, op in choice.wanted.items() if n not in now and op in ("Relu", "Clip")} - done
     return done, gone
@@ -51,10 +55,10 @@ def nodes(choice: Choice, done: Collection[str], gone: Collection[str], names: M
 
 def scales(made: ModelProto) -> dict[str, int]:
     """How many weights have a scale for each channel, and how many one for all."""
-    dims = {t.name: math.prod(t.dims) for t in made.graph.initializer}
-    read = {n.input[1]: n.input[0] for n in made.graph.node if n.op_type == "DequantizeLinear"}
-    sizes = [dims.get(scale, 1) for scale, data in read.items() if data in dims]
-    return {"per_channel": sum(size > 1 for size in sizes), "per_tensor": sum(size == 1 for size in sizes)}
+    sizes = {t.name: math.prod(t.dims) for t in made.graph.initializer}
+    weights = [t.name for t in made.graph.initializer if t.data_type in EIGHT and t.name.endswith(SUFFIX)]
+    counts = [sizes.get(f"{name.removesuffix(SUFFIX)}_scale", 1) for name in weights]
+    return {"per_channel": sum(count > 1 for count in counts), "per_tensor": sum(count == 1 for count in counts)}
 
 
 def weight_bytes(proto: ModelProto) -> int:
@@ -79,16 +83,18 @@ def versions(graph: Graph, made: ModelProto) -> dict[str, dict[str, int]]:
 def said(notes: Mapping[str, Any]) -> str:
     """A sentence for the table."""
     before, after = (notes["weight_bytes"][when] for when in ("before", "after"))
-    done = ", ".join(f"{count} {op}" for op, count in notes["quantized"].items())
+    layers = [f"{count} {op}" for op, count in notes["quantized"].items() if op in LAYERS]
+    others = sum(count for op, count in notes["quantized"].items() if op not in LAYERS)
     stay = sum(len(entry["nodes"]) for entry in notes["float"])
-    text = f"{notes['mode']}: {done}; {stay} other nodes stay float"
+    done = ", ".join([*layers, *([f"{others} {'other' if layers else 'node'}{'s' * (others > 1)}"] if others else [])])
+    text = f"{notes['mode']}: {done}; {stay or 'none'} stay{'s' * (stay == 1)} float32"
     if "calibration" in notes:
         text += f"; ranges from {notes['calibration']['samples']} samples ({notes['calibration']['method']})"
     if notes.get("reduce_range"):
-        text += "; weights of 7 bits, for processors without VNNI"
+        text += "; weights of 7 bits"
     if notes.get("clipped"):
-        text += f"; {notes['clipped']} weights are cut to the largest float16"
-    versions = [notes["opset"][when] for when in ("before", "after")]
-    if versions[0] != versions[1]:
-        text += f"; opset {versions[0]} is now {versions[1]}"
+        text += f"; {notes['clipped']} weight{'s' * (notes['clipped'] > 1)} beyond float16 cut to its largest"
+    old, new = (notes["opset"][when] for when in ("before", "after"))
+    if old != new:
+        text += f"; opset {old} -> {new}"
     return f"{text}; weights {before / 1e6:.2f} MB -> {after / 1e6:.2f} MB"

@@ -14,7 +14,7 @@ from onnxprune.graph import Graph, Node
 from onnxprune.tensors import tensors_of
 
 QUANTISED = re.compile(r"QLinear|Quantize|QGemm|QAttention|Integer\w*$")
-KEPT, LEFT_OUT, UNFIT = "kept", "not among ops", "no such kernel"
+KEPT, LEFT_OUT, UNFIT, SLOW = "kept", "not among ops", "no such kernel", "slow on integers; name it in ops"
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,14 +65,23 @@ def kept_by(patterns: Sequence[str], graphs: Sequence[Graph]) -> set[str]:
     return found
 
 
-def choose(graph: Graph, keep: Collection[str], ops: Collection[str], fit: Collection[str]) -> Choice:
+def choose(
+    graph: Graph,
+    name: str,
+    keep: Collection[str],
+    ops: Collection[str],
+    fit: Collection[str],
+    slow: Collection[str] = (),
+) -> Choice:
     """Nodes that are to change and nodes that are not.
 
     Args:
         graph: the model as the tools will see it.
+        name: what messages call it.
         keep: labels of nodes that stay.
         ops: operator types that may change; none: all.
         fit: those that can.
+        slow: those that do only where `ops` has them.
 
     Raises:
         ModelError: nothing is left to change.
@@ -87,20 +96,24 @@ def choose(graph: Graph, keep: Collection[str], ops: Collection[str], fit: Colle
     for node in graph.nodes:
         if kinds.get(node.outputs[0], TensorProto.FLOAT) != TensorProto.FLOAT:
             continue
-        reason = _reason(node, keep, ops, fit)
+        reason = _reason(node, keep, ops, fit, slow)
         if reason is None:
             wanted[node.label] = node.op
         else:
             stays[node.label] = reason
     if not wanted:
-        have = ", ".join(sorted({node.op for node in graph.nodes})[:8]) or "no node"
-        raise ModelError(f"{graph.name}: nothing in it can be quantized (it has {have}); leave quantize out")
+        reasons = ", ".join(sorted(set(stays.values()))) or "no node computes with floats"
+        raise ModelError(f"{name}: quantize finds nothing to do ({reasons}); change its ops or keep, or leave it out")
     return Choice(wanted, stays)
 
 
-def _reason(node: Node, keep: Collection[str], ops: Collection[str], fit: Collection[str]) -> str | None:
+def _reason(
+    node: Node, keep: Collection[str], ops: Collection[str], fit: Collection[str], slow: Collection[str]
+) -> str | None:
     if node.label in keep:
         return KEPT
     if node.op not in fit or node.domain not in ("", "com.microsoft"):
         return UNFIT
-    return LEFT_OUT if ops and node.op not in ops else None
+    if not ops:
+        return SLOW if node.op in slow else None
+    return None if node.op in ops else LEFT_OUT

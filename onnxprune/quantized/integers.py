@@ -11,6 +11,7 @@ from onnxprune.runtime import resolve
 
 BITS_16 = ("uint16", "int16")
 METHODS = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
+SLOW = frozenset({"Conv"})  # in dynamic quantization: ConvInteger has no fast kernel
 TYPES = {"int8": "QInt8", "uint8": "QUInt8", "int16": "QInt16", "uint16": "QUInt16"}
 
 
