@@ -112,7 +112,10 @@ class Quantize:
             OptionError: `keep` or `ops` do not fit the model or ONNX Runtime.
         """
         check_float(graph)
-        feeds = self._feeds(graph, context) if self.mode == "static" else []
+        if self.mode == "static" and context.data is None:
+            raise DataError(
+                f"{graph.name}: quantize takes the ranges of activations from inputs; give --data, or mode = 'dynamic'"
+            )
         place = None if context.file is None else context.file.parent
         with context.stage("quantization"), tempfile.TemporaryDirectory(dir=place) as name:
             folder = Path(name)
@@ -122,6 +125,8 @@ class Quantize:
                 seen = load(work.path)
                 keep = kept_by(each(self.keep), [load(first.path), seen])
                 choice = choose(seen, graph.name, keep, self.ops, self._fit(seen), SLOW.get(self.mode, ()))
+            feeds = self._feeds(graph, context) if self.mode == "static" else []
+            with quiet():
                 try:
                     made, notes = self._made(work, seen, choice, feeds, context)
                 except OnnxPruneError:
@@ -144,10 +149,6 @@ class Quantize:
 
     def _feeds(self, graph: Graph, context: Context) -> list[Feed]:
         """Batches with at most so many samples in all, as evenly spread as they may be."""
-        if context.data is None:
-            raise DataError(
-                f"{graph.name}: quantize takes the ranges of activations from inputs; give --data, or mode = 'dynamic'"
-            )
         fit = context.samples(context.couple(context.before or graph, Options())).last.fit
         count = min(len(fit), max(1, self.samples // rows(fit[0])))
         return [fit[i] for i in np.unique(np.linspace(0, len(fit) - 1, count).round().astype(int))]

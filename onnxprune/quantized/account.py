@@ -12,9 +12,10 @@ from onnx import ModelProto, TensorProto, helper
 
 from onnxprune.graph import Graph
 from onnxprune.quantized.choice import Choice
+from onnxprune.quantized.integers import OF_GEMM
 from onnxprune.tensors import PACKED, tensors_of
 
-PUT_IN = ("_quant", "_MatMul_quant")  # added to the name of a node that another takes the place of
+PUT_IN = ("_quant", f"{OF_GEMM}_quant")  # added to the name of a node that another takes the place of
 LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "Attention", "Gather"})
 SUFFIX = "_quantized"  # added to the name of a weight
 EIGHT = frozenset({TensorProto.INT8, TensorProto.UINT8})
@@ -97,4 +98,4 @@ def said(notes: Mapping[str, Any]) -> str:
     old, new = (notes["opset"][when] for when in ("before", "after"))
     if old != new:
         text += f"; opset {old} -> {new}"
-    return f"{text}; weights {before / 1e6:.2f} MB -> {after / 1e6:.2f} MB"
+    return f"{text}; weights {before / 1e6:.3g} MB -> {after / 1e6:.3g} MB"

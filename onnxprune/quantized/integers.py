@@ -11,6 +11,7 @@ from onnxprune.runtime import resolve
 
 BITS_16 = ("uint16", "int16")
 METHODS = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
+OF_GEMM = "_MatMul"  # is added to the name of a Gemm that dynamic quantization makes a MatMul of
 SLOW = frozenset({"Conv"})  # in dynamic quantization: ConvInteger has no fast kernel
 TYPES = {"int8": "QInt8", "uint8": "QUInt8", "int16": "QInt16", "uint16": "QUInt16"}
 
@@ -124,6 +125,6 @@ def dynamic(source: Path, target: Path, grid: Grid, ops: Collection[str], exclud
         per_channel=grid.per_channel,
         reduce_range=grid.reduce_range,
         weight_type=getattr(QuantType, TYPES[grid.weights]),
-        nodes_to_exclude=list(excluded),
+        nodes_to_exclude=[*excluded, *(f"{name}{OF_GEMM}" for name in excluded)],
         use_external_data_format=True,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from onnx import ModelProto, ValueInfoProto
 
@@ -45,22 +46,22 @@ def restore(made: ModelProto, graph: Graph, names: Mapping[str, str]) -> ModelPr
     return made
 
 
-def _put_back(made: object, source: object, theirs: frozenset[str]) -> None:
+def _put_back(made: Any, source: Any, theirs: frozenset[str]) -> None:
     """All fields of a message but `theirs` from another."""
-    for field, _ in list(made.ListFields()):  # type: ignore[attr-defined]
+    for field, _ in list(made.ListFields()):
         if field.name not in theirs:
-            made.ClearField(field.name)  # type: ignore[attr-defined]
-    for field, value in source.ListFields():  # type: ignore[attr-defined]
+            made.ClearField(field.name)
+    for field, value in source.ListFields():
         if field.name not in theirs:
             copy_field(made, field, value)
 
 
-def _replace(field: object, values: list[object]) -> None:
+def _replace(field: Any, values: list[Any]) -> None:
     kept = [type(v)() for v in values]
     for copy, value in zip(kept, values, strict=True):
-        copy.CopyFrom(value)  # type: ignore[attr-defined]
-    del field[:]  # type: ignore[attr-defined]
-    field.extend(kept)  # type: ignore[attr-defined]
+        copy.CopyFrom(value)
+    del field[:]
+    field.extend(kept)
 
 
 def _typed(info: ValueInfoProto, kind: int) -> ValueInfoProto:

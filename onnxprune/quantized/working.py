@@ -50,8 +50,9 @@ def working(graph: Graph, folder: Path) -> Working:
             carry(model.graph.initializer.add(), graph.constants[node.output[0]], node.output[0], graph.folder, store)
             model.graph.node.remove(node)
         declare(model)
-        declared = {v.name for v in model.graph.value_info}
-        model.graph.value_info.extend(v for v in graph.shell.graph.value_info if v.name not in declared)
+        infos = {v.name: v for v in (*graph.shell.graph.value_info, *graph.proto.graph.value_info)}
+        del model.graph.value_info[:]
+        model.graph.value_info.extend(v for name, v in infos.items() if name not in graph.constants)
         return model
 
     return Working(stream(folder / "working.onnx", make), names)
@@ -106,5 +107,6 @@ def prepared(work: Working, name: str) -> Working:
     try:
         onnxruntime.InferenceSession(str(work.path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's errors have no common base
-        raise ModelError(f"{name}: ONNX Runtime cannot load it: {one_line(error, MESSAGE_LIMIT)}") from error
+        text = one_line(str(error).replace(str(work.path), name), MESSAGE_LIMIT)
+        raise ModelError(f"{name}: ONNX Runtime cannot load it: {text}") from error
     return Working(path, work.names)
