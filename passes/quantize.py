@@ -15,7 +15,7 @@ from onnx import ModelProto
 
 from onnxprune.errors import MESSAGE_LIMIT, DataError, ModelError, OnnxPruneError, OptionError, one_line
 from onnxprune.feeds import Feed, rows
-from onnxprune.graph import Graph, load
+from onnxprune.graph import Graph, is_big, load
 from onnxprune.passes import register
 from onnxprune.problem import each
 from onnxprune.quantized import account, halves, integers
@@ -53,7 +53,7 @@ class Quantize:
             not fit; without it: as this processor needs it, where the provider is the CPU.
         symmetric: of static: zero points of activations in the middle, as TensorRT wants them.
         calibration: of static: how ranges are chosen: minmax, entropy or percentile.
-        samples: of static: the most samples that ranges are taken from.
+        samples: of static: how many samples ranges are taken from, in whole batches; fewer, where there are fewer.
         keep: regular expression or several; nodes that match by name or by a tensor's name stay float.
         ops: operator types that may change; none: all that ONNX Runtime has a form for, without
             the convolutions of dynamic, which are many times slower so.
@@ -116,6 +116,8 @@ class Quantize:
             raise DataError(
                 f"{graph.name}: quantize takes the ranges of activations from inputs; give --data, or mode = 'dynamic'"
             )
+        if self.mode == "static" and is_big(graph):
+            raise ModelError(f"{graph.name}: too big for static quantization; use mode = 'dynamic' or 'float16'")
         place = None if context.file is None else context.file.parent
         with context.stage("quantization"), tempfile.TemporaryDirectory(dir=place) as name:
             folder = Path(name)
@@ -148,7 +150,7 @@ class Quantize:
         return 21 if self.activations in integers.BITS_16 else 13
 
     def _feeds(self, graph: Graph, context: Context) -> list[Feed]:
-        """Batches with at most so many samples in all, as evenly spread as they may be."""
+        """Batches with about so many samples in all, evenly spread over the data."""
         fit = context.samples(context.couple(context.before or graph, Options())).last.fit
         count = min(len(fit), max(1, self.samples // rows(fit[0])))
         return [fit[i] for i in np.unique(np.linspace(0, len(fit) - 1, count).round().astype(int))]

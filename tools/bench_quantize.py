@@ -1,10 +1,11 @@
 """Pruning and quantization against each other and together: what each keeps, how small and how fast it gets.
 
 Usage: python tools/bench_quantize.py MODEL --data DATA [--targets macs=0.75,macs=0.5] [--mode static]
-       [--metric METRIC.py:FUNCTION] [--ways all] [--threads 1] [--seconds 10] [--out rows.jsonl]
+       [--metric METRIC.py:FUNCTION] [--ways int8] [--threads 1] [--seconds 10] [--out rows.jsonl] [--keep FOLDER]
 
 Every way is a pipeline from the original, so that fidelity (on samples that nothing was made with), size and latency
-(the two models in turns) are all measured against it. The table is Markdown; `--out` has the whole records.
+(the two models in turns) are all measured against it. The table is Markdown; `--out` has the whole records, `--keep`
+the models, for `onnxprune bench` on a machine with nothing else to do.
 """
 
 from __future__ import annotations
@@ -41,11 +42,12 @@ def ways(mode: str, targets: list[str]) -> Iterator[tuple[str, list[Pass]]]:
         yield f"int8, then {target}", [less, prune, repair]
 
 
-def measured(model: Path, steps: list[Pass], args: argparse.Namespace) -> Row:
+def measured(model: Path, way: str, steps: list[Pass], args: argparse.Namespace) -> Row:
     """The record of a pipeline, or why there is none."""
     try:
         checks = Checks(seconds=args.seconds)
-        options = {"metric": args.metric, "threads": args.threads, "checks": checks}
+        out = args.keep and args.keep / f"{model.stem} {way}.onnx".replace(", ", "-").replace(" ", "-")
+        options = {"metric": args.metric, "threads": args.threads, "checks": checks, "out": out}
         return Pipeline(steps).run(model, data=args.data, **options).record
     except OnnxPruneError as error:
         return {"error": str(error)}
@@ -83,13 +85,14 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=10.0, help="for a comparison of latencies")
     parser.add_argument("--out", type=Path, help="where records go, a line each")
+    parser.add_argument("--keep", type=Path, help="a folder for the models")
     args = parser.parse_args()
     print(f"{line(list(HEAD))}\n{line(['---'] * len(HEAD))}", flush=True)
     first = True
     for way, steps in ways(args.mode, args.targets.split(",")):
         if args.ways not in way:
             continue
-        record = measured(args.model, steps, args)
+        record = measured(args.model, way, steps, args)
         if first and "metric" in record:
             before = next(iter(record["metric"]["before"].values()))
             print(line(["original", f"{before:.4f}", "1", "1", "1", "1"]), flush=True)
