@@ -108,6 +108,7 @@ ROOMS = (
     "expected",
     "steps",
     "outcome",
+    "quantized",
     "inspection",
     "passes",
     "recipe",
