@@ -1,0 +1,122 @@
+"""How weights of a layer are chosen and what becomes of the others: by magnitude, Wanda or SparseGPT.
+
+- magnitude: |w| (Han et al. 2015);
+- wanda: |w| times the root mean square of what it is multiplied with, compared within an output (Sun et al. 2024);
+- obs: what the layer's squared error grows by; the weights that stay make up for it (see `obs`), a bias for the mean.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxprune.sparsity.layers import Layer
+from onnxprune.sparsity.moments import Moments, Seen
+from onnxprune.sparsity.obs import factor, prune
+from onnxprune.sparsity.patterns import Array, Floats, Grid
+
+CRITERIA = ("auto", "magnitude", "wanda", "obs")
+# SparseGPT's is 0.01; where there are more columns than rows, or nearly so, far more is better. The one that errs least
+# on held-out samples is taken.
+DAMPINGS = (0.01, 0.1, 1.0, 10.0)
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a layer becomes sparse.
+
+    Attributes:
+        criterion: magnitude, wanda or obs.
+        share: that goes; N:M says it itself.
+        threshold: what has a lower score goes instead.
+        by_row: the share goes of every output, not of all together.
+    """
+
+    criterion: str
+    share: float
+    threshold: float | None = None
+    by_row: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """New weights of a layer.
+
+    Attributes:
+        matrix: [groups, outputs, columns].
+        shift: [outputs] of all groups, for the bias; None: it stays.
+        error: of the result on held-out samples, relative to its variance; None: there are none.
+        damping: that was chosen, with obs.
+    """
+
+    matrix: Floats
+    shift: Floats | None = None
+    error: float | None = None
+    damping: float | None = None
+
+
+def choose(layer: Layer, way: Way, seen: Seen | None) -> Chosen:
+    """The weights of a layer with zeros among them.
+
+    Args:
+        layer: the layer.
+        way: what goes.
+        seen: what the layer reads; needed by all criteria but magnitude.
+    """
+    before, grid = layer.matrix(), layer.grid
+    if way.criterion == "obs":
+        assert seen is not None
+        return _least(before, layer, way, seen)
+    scores = grid.scores(scores_of(layer, way.criterion, seen, before))
+    after = before.copy()
+    after[grid.spread(grid.choose(way.share, way.threshold, way.by_row)(scores))] = 0.0
+    return Chosen(after, None, None if seen is None else _error(before, after, seen.check, None))
+
+
+def scores_of(layer: Layer, criterion: str, seen: Seen | None, matrix: Floats | None = None) -> Floats:
+    """[groups, outputs, columns]: what each weight is worth in the dense layer."""
+    w = layer.matrix() if matrix is None else matrix
+    if criterion == "magnitude":
+        return np.abs(w)
+    assert seen is not None
+    if criterion == "wanda":
+        return np.abs(w) * np.sqrt(seen.fit.power)[:, None, :]
+    scores, free = np.empty_like(w), layer.reader.bias is not None
+    for number, span in enumerate(seen.fit.spans):
+        inverse = np.square(factor(seen.fit.gram(number, free), DAMPINGS[0])).sum(axis=1)
+        scores[..., span] = np.square(w[..., span]) / inverse[:, None, :]
+    return scores
+
+
+def _least(before: Floats, layer: Layer, way: Way, seen: Seen) -> Chosen:
+    """SparseGPT at several dampings: the one with the least error on held-out samples."""
+    free = layer.reader.bias is not None
+
+    def fitted(damping: float) -> Chosen:
+        after = _updated(before, layer.grid, way, seen.fit, damping, free)
+        shift = np.einsum("gof,gf->go", before - after, seen.fit.mean) if free else None
+        error = _error(before, after, seen.check, shift)
+        return Chosen(after, None if shift is None else shift.reshape(-1), error, damping)
+
+    best = fitted(DAMPINGS[0])
+    for damping in DAMPINGS[1:]:
+        found = fitted(damping)
+        if (found.error or 0.0) < (best.error or 0.0):
+            best = found
+    return best
+
+
+def _updated(before: Floats, grid: Grid, way: Way, rows: Moments, damping: float, free: bool) -> Floats:
+    rule, after = grid.choose(way.share, way.threshold), np.empty_like(before)
+    for number, span in enumerate(rows.spans):
+        u = factor(rows.gram(number, free), damping)
+        after[..., span], _ = prune(before[..., span], u, grid, rule)
+    return after
+
+
+def _error(before: Floats, after: Floats, rows: Moments, shift: Array | None) -> float:
+    """Mean squared change of the result, relative to its variance."""
+    lean = np.einsum("gof,gf->go", after - before, rows.mean)
+    error = rows.variance(after - before) + float(np.square(lean + (0.0 if shift is None else shift)).sum())
+    return error / max(rows.variance(before), float(np.finfo(float).tiny))
