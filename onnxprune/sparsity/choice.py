@@ -13,7 +13,7 @@ import numpy as np
 
 from onnxprune.sparsity.layers import Layer
 from onnxprune.sparsity.moments import Moments, Seen
-from onnxprune.sparsity.obs import factor, prune
+from onnxprune.sparsity.obs import factor, prune, settle
 from onnxprune.sparsity.patterns import Array, Floats, Grid
 
 CRITERIA = ("auto", "magnitude", "wanda", "obs")
@@ -90,28 +90,26 @@ def scores_of(layer: Layer, criterion: str, seen: Seen | None, matrix: Floats | 
 
 
 def _least(before: Floats, layer: Layer, way: Way, seen: Seen) -> Chosen:
-    """SparseGPT at several dampings: the one with the least error on held-out samples."""
+    """SparseGPT and least squares at rising dampings, as long as the error on held-out samples falls."""
     free = layer.reader.bias is not None
-
-    def fitted(damping: float) -> Chosen:
+    best: Chosen | None = None
+    for damping in DAMPINGS:
         after = _updated(before, layer.grid, way, seen.fit, damping, free)
         shift = np.einsum("gof,gf->go", before - after, seen.fit.mean) if free else None
         error = _error(before, after, seen.check, shift)
-        return Chosen(after, None if shift is None else shift.reshape(-1), error, damping)
-
-    best = fitted(DAMPINGS[0])
-    for damping in DAMPINGS[1:]:
-        found = fitted(damping)
-        if (found.error or 0.0) < (best.error or 0.0):
-            best = found
+        if best is not None and best.error is not None and not error < best.error:
+            break
+        best = Chosen(after, None if shift is None else shift.reshape(-1), error, damping)
+    assert best is not None
     return best
 
 
 def _updated(before: Floats, grid: Grid, way: Way, rows: Moments, damping: float, free: bool) -> Floats:
     rule, after = grid.choose(way.share, way.threshold), np.empty_like(before)
     for number, span in enumerate(rows.spans):
-        u = factor(rows.gram(number, free), damping)
-        after[..., span], _ = prune(before[..., span], u, grid, rule)
+        gram = rows.gram(number, free)
+        found, gone = prune(before[..., span], factor(gram, damping), grid, rule)
+        after[..., span] = settle(before[..., span], found, gone, gram, damping)
     return after
 
 
