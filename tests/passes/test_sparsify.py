@@ -185,6 +185,7 @@ def test_channels_that_became_zero_are_cut_and_it_is_proved() -> None:
     w1 = numpy_helper.to_array(model.graph.initializer[0]).copy()
     w1[:3] *= 1e-3
     model.graph.initializer[0].CopyFrom(numpy_helper.from_array(w1, "w1"))
+    model.graph.initializer[1].CopyFrom(numpy_helper.from_array(np.zeros(8, np.float32), "w1.bias"))
     result = sparsify(model, threshold=1e-2)
     assert arrays(result.model)["w1"].shape == (5, 4, 3, 3) and result.plan is not None
     assert result.record["sparsify"]["units_cut"] == 3 and result.record["parity"]["exact"]
