@@ -14,7 +14,7 @@ import numpy as np
 from onnxprune.sparsity.layers import Layer
 from onnxprune.sparsity.moments import Moments, Seen
 from onnxprune.sparsity.obs import factor, prune, settle
-from onnxprune.sparsity.patterns import Array, Floats, Grid
+from onnxprune.sparsity.patterns import Floats, Grid, Mask
 
 CRITERIA = ("auto", "magnitude", "wanda", "obs")
 # SparseGPT's is 0.01; where there are more columns than rows, or nearly so, far more is better. The one that errs least
@@ -90,30 +90,42 @@ def scores_of(layer: Layer, criterion: str, seen: Seen | None, matrix: Floats | 
 
 
 def _least(before: Floats, layer: Layer, way: Way, seen: Seen) -> Chosen:
-    """SparseGPT and least squares at rising dampings, as long as the error on held-out samples falls."""
-    free = layer.reader.bias is not None
-    best: Chosen | None = None
+    """SparseGPT at rising dampings while the error on held-out samples falls; then least squares at the best."""
+    fit, free = seen.fit, layer.reader.bias is not None
+    found = list[tuple[float, float, Floats, Mask]]()
     for damping in DAMPINGS:
-        after = _updated(before, layer.grid, way, seen.fit, damping, free)
-        shift = np.einsum("gof,gf->go", before - after, seen.fit.mean) if free else None
-        error = _error(before, after, seen.check, shift)
-        if best is not None and best.error is not None and not error < best.error:
+        after, gone = _pruned(before, layer.grid, way, fit, damping, free)
+        error = _error(before, after, seen.check, _shift(before, after, fit, free))
+        if found and not error < found[-1][0]:
             break
-        best = Chosen(after, None if shift is None else shift.reshape(-1), error, damping)
-    assert best is not None
-    return best
+        found = [(error, damping, after, gone)]
+    error, damping, after, gone = found[-1]
+    settled = np.empty_like(before)
+    for number, span in enumerate(fit.spans):
+        gram = fit.gram(number, free)
+        settled[..., span] = settle(before[..., span], after[..., span], gone[..., span], gram, damping)
+    less = _error(before, settled, seen.check, _shift(before, settled, fit, free))
+    if less < error:
+        after, error = settled, less
+    shift = _shift(before, after, fit, free)
+    return Chosen(after, None if shift is None else shift.reshape(-1), error, damping)
 
 
-def _updated(before: Floats, grid: Grid, way: Way, rows: Moments, damping: float, free: bool) -> Floats:
-    rule, after = grid.choose(way.share, way.threshold), np.empty_like(before)
+def _pruned(before: Floats, grid: Grid, way: Way, rows: Moments, damping: float, free: bool) -> tuple[Floats, Mask]:
+    rule = grid.choose(way.share, way.threshold)
+    after, gone = np.empty_like(before), np.empty(before.shape, dtype=bool)
     for number, span in enumerate(rows.spans):
-        gram = rows.gram(number, free)
-        found, gone = prune(before[..., span], factor(gram, damping), grid, rule)
-        after[..., span] = settle(before[..., span], found, gone, gram, damping)
-    return after
+        u = factor(rows.gram(number, free), damping)
+        after[..., span], gone[..., span] = prune(before[..., span], u, grid, rule)
+    return after, gone
 
 
-def _error(before: Floats, after: Floats, rows: Moments, shift: Array | None) -> float:
+def _shift(before: Floats, after: Floats, rows: Moments, free: bool) -> Floats | None:
+    """[groups, outputs]: what makes up for the mean, where there is a bias."""
+    return np.einsum("gof,gf->go", before - after, rows.mean) if free else None
+
+
+def _error(before: Floats, after: Floats, rows: Moments, shift: Floats | None) -> float:
     """Mean squared change of the result, relative to its variance."""
     lean = np.einsum("gof,gf->go", after - before, rows.mean)
     error = rows.variance(after - before) + float(np.square(lean + (0.0 if shift is None else shift)).sum())

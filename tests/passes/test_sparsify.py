@@ -205,7 +205,7 @@ def test_a_cut_would_break_n_of_m() -> None:
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 def test_sparse_storage(dtype: Any) -> None:
-    options = {"sparsity": 0.9, "cut": False}
+    options: dict[str, Any] = {"sparsity": 0.9, "cut": False}
     dense, sparse = (sparsify(kinds(dtype), storage=s, **options) for s in ("dense", "sparse"))
     assert sparse.record["parity"]["max_abs"] == 0 and "parity" not in dense.record
     names = sparse.record["sparsify"]["sparse_tensors"]
@@ -245,7 +245,7 @@ def test_external_weights_stream(tmp_path: Path, criterion: str) -> None:
     inside = sparsify(model, inputs(4, 8, 8), criterion=criterion, storage="sparse", sparsity=0.8, cut=False)
     path, out = tmp_path / "in.onnx", tmp_path / "out.onnx"
     onnx.save_model(model, path, save_as_external_data=True, location="in.data", size_threshold=0)
-    options = {"criterion": criterion, "storage": "sparse", "sparsity": 0.8, "cut": False}
+    options: dict[str, Any] = {"criterion": criterion, "storage": "sparse", "sparsity": 0.8, "cut": False}
     result = sparsify(path, inputs(4, 8, 8), out=out, **options)
     assert isinstance(result.made, Path) and result.record["sparsify"]["sparse_tensors"] == ["w1", "w2", "w3"]
     for name in ("w1", "w2", "w3"):
