@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -92,18 +93,18 @@ def scores_of(layer: Layer, criterion: str, seen: Seen | None, matrix: Floats | 
 def _least(before: Floats, layer: Layer, way: Way, seen: Seen) -> Chosen:
     """SparseGPT at rising dampings while the error on held-out samples falls; then least squares at the best."""
     fit, free = seen.fit, layer.reader.bias is not None
-    found = list[tuple[float, float, Floats, Mask]]()
+    found = list[tuple[float, float, _Pruned]]()
     for damping in DAMPINGS:
-        after, gone = _pruned(before, layer.grid, way, fit, damping, free)
-        error = _error(before, after, seen.check, _shift(before, after, fit, free))
+        pruned = _pruned(before, layer.grid, way, fit, damping, free)
+        error = _error(before, pruned.after, seen.check, _shift(before, pruned.after, fit, free))
         if found and not error < found[-1][0]:
             break
-        found = [(error, damping, after, gone)]
-    error, damping, after, gone = found[-1]
-    settled = np.empty_like(before)
+        found = [(error, damping, pruned)]
+    error, damping, pruned = found[-1]
+    after, settled = pruned.after, np.empty_like(before)
     for number, span in enumerate(fit.spans):
-        gram = fit.gram(number, free)
-        settled[..., span] = settle(before[..., span], after[..., span], gone[..., span], gram, damping)
+        aim, start, gone = pruned.aim[..., span], after[..., span], pruned.gone[..., span]
+        settled[..., span] = settle(aim, start, gone, fit.gram(number, free), damping)
     less = _error(before, settled, seen.check, _shift(before, settled, fit, free))
     if less < error:
         after, error = settled, less
@@ -111,22 +112,29 @@ def _least(before: Floats, layer: Layer, way: Way, seen: Seen) -> Chosen:
     return Chosen(after, None if shift is None else shift.reshape(-1), error, damping)
 
 
-def _pruned(before: Floats, grid: Grid, way: Way, rows: Moments, damping: float, free: bool) -> tuple[Floats, Mask]:
-    rule = grid.choose(way.share, way.threshold)
-    after, gone = np.empty_like(before), np.empty(before.shape, dtype=bool)
+class _Pruned(NamedTuple):
+    """Dense weights that make up for what is missed, what became of them, and which went."""
+
+    aim: Floats
+    after: Floats
+    gone: Mask
+
+
+def _pruned(before: Floats, grid: Grid, way: Way, rows: Moments, damping: float, free: bool) -> _Pruned:
+    rule, lack = grid.choose(way.share, way.threshold), rows.lack(free)
+    made = _Pruned(np.empty_like(before), np.empty_like(before), np.empty(before.shape, dtype=bool))
     for number, span in enumerate(rows.spans):
         u = factor(rows.gram(number, free), damping)
-        after[..., span], gone[..., span] = prune(before[..., span], u, grid, rule)
-    return after, gone
+        made.aim[..., span] = before[..., span] + lack[..., span] @ u.swapaxes(1, 2) @ u
+        made.after[..., span], made.gone[..., span] = prune(made.aim[..., span], u, grid, rule)
+    return made
 
 
 def _shift(before: Floats, after: Floats, rows: Moments, free: bool) -> Floats | None:
     """[groups, outputs]: what makes up for the mean, where there is a bias."""
-    return np.einsum("gof,gf->go", before - after, rows.mean) if free else None
+    return rows.behind - np.einsum("gof,gf->go", after - before, rows.mean) if free else None
 
 
 def _error(before: Floats, after: Floats, rows: Moments, shift: Floats | None) -> float:
-    """Mean squared change of the result, relative to its variance."""
-    lean = np.einsum("gof,gf->go", after - before, rows.mean)
-    error = rows.variance(after - before) + float(np.square(lean + (0.0 if shift is None else shift)).sum())
-    return error / max(rows.variance(before), float(np.finfo(float).tiny))
+    """Mean squared error of the result, relative to its variance."""
+    return rows.error(after - before, shift) / max(rows.variance(before), float(np.finfo(float).tiny))

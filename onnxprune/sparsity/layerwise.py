@@ -1,4 +1,5 @@
-"""Layer after layer, from the inputs to the outputs: each is fitted to what the layers before it, sparse already, make.
+"""Layer after layer, from the inputs to the outputs: each makes of what the layers before it, sparse
+already, give what the dense one made, as far as it can.
 
 Without data nothing has to wait for anything, and the weights of a layer are made only when they are written.
 """
@@ -16,6 +17,7 @@ from onnxprune.graph import Graph
 from onnxprune.parts import Engine, Walk
 from onnxprune.patch import Patch
 from onnxprune.samples import Turn
+from onnxprune.solve import at_once
 from onnxprune.sparsity.choice import Chosen, Way, choose, scores_of
 from onnxprune.sparsity.layers import Layer
 from onnxprune.sparsity.moments import Seen, look
@@ -77,10 +79,10 @@ class Work:
         if self.turn is None:
             each = {layer.reader.constant: (layer, way) for layer, way in zip(self.layers, self.ways, strict=True)}
             return Patch(_Late(lambda name: self._finish(each[name][0], choose(*each[name], None)), tuple(each)))
-        with closing(Walk(self.graph, [*self.turn.fit, *self.turn.choose], self.engine)) as walk:
-            for (layer, seen), way in zip(self._seen(walk, self.turn), self.ways, strict=True):
-                walk.patch |= self._finish(layer, choose(layer, way, seen))
-            return walk.patch
+        with closing(self._walk(self.turn)) as dense, closing(self._walk(self.turn)) as thin:
+            for (layer, seen), way in zip(self._seen(self.turn, dense, thin), self.ways, strict=True):
+                thin.patch |= self._finish(layer, choose(layer, way, seen))
+            return thin.patch
 
     def ranked(self, share: float) -> Work:
         """The same with a share for each layer, so that `share` goes of all: what has the lowest scores in all of them.
@@ -90,8 +92,8 @@ class Work:
         if self.turn is None:
             scores = [self._scores(layer, way, None) for layer, way in zip(self.layers, self.ways, strict=True)]
         else:
-            with closing(Walk(self.graph, [*self.turn.fit, *self.turn.choose], self.engine)) as walk:
-                seen = zip(self._seen(walk, self.turn), self.ways, strict=True)
+            with closing(self._walk(self.turn)) as dense:
+                seen = zip(self._seen(self.turn, dense), self.ways, strict=True)
                 scores = [self._scores(layer, way, found) for (layer, found), way in seen]
         sizes = [layer.size / s.size for s, layer in zip(scores, self.layers, strict=True)]
         every, weight = np.concatenate(scores), np.repeat(sizes, [s.size for s in scores])
@@ -108,17 +110,21 @@ class Work:
         power = np.square(scores) if way.criterion == "wanda" else scores
         return (power / max(seen.fit.variance(layer.matrix()), float(np.finfo(float).tiny))).astype(np.float32)
 
-    def _seen(self, walk: Walk, turn: Turn) -> Iterator[tuple[Layer, Seen]]:
+    def _walk(self, turn: Turn) -> Walk:
+        return Walk(self.graph, [*turn.fit, *turn.choose], self.engine)
+
+    def _seen(self, turn: Turn, dense: Walk, thin: Walk | None = None) -> Iterator[tuple[Layer, Seen]]:
         samples = sum(map(rows, [*turn.fit, *turn.choose]))
         for number, layer in enumerate(self.layers):
             self.tell(f"sparsify {number + 1}/{len(self.layers)}")
-            yield layer, look(layer, walk, len(turn.fit), samples, np.random.default_rng([self.seed, number]))
+            yield layer, look(layer, dense, thin, len(turn.fit), samples, np.random.default_rng([self.seed, number]))
 
     def _finish(self, layer: Layer, chosen: Chosen) -> Patch:
         """The new weights of a layer, checked; what it became is noted."""
         patch, name = layer.patch(chosen.matrix, chosen.shift), layer.reader.constant
         new, kind = patch.weights[name], self.graph.constants[name].data_type
         stored = layer.stored(new)
+        before, after = at_once(lambda a: bytes_of(a, kind), [self.graph.array(name), new], self.engine.workers)
         self.done[name] = Done(
             node=layer.label,
             constant=name,
@@ -127,8 +133,8 @@ class Work:
             error=chosen.error,
             damping=chosen.damping,
             hollow=layer.hollow(stored),
-            before=bytes_of(self.graph.array(name), kind),
-            after=bytes_of(new, kind),
+            before=before,
+            after=after,
         )
         return patch
 
