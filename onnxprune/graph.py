@@ -22,6 +22,7 @@ from onnxprune.folding import folded
 from onnxprune.inlining import inlined
 from onnxprune.opening import check, read_model
 from onnxprune.shapes import Shape, shapes_of, shell_of, without_weights
+from onnxprune.sparse import densified
 from onnxprune.tensors import read_tensor, tensors_of
 
 # Arrays up to this many elements are kept once read: shape constants, biases, quantisation scales.
@@ -162,7 +163,8 @@ NOT_PARAMETERS = frozenset({TensorProto.INT64, TensorProto.BOOL, TensorProto.STR
 def load(model: str | os.PathLike[str] | ModelProto, shapes: Mapping[str, tuple[int, ...]] | None = None) -> Graph:
     """Read a model and infer every shape that can be known.
 
-    Local functions that nodes call are written out, and weights that are computed from weights are folded.
+    Sparse tensors become dense, local functions that nodes call are written out, and weights that are computed from
+    weights are folded.
 
     Args:
         model: a path to an `.onnx` file, or a model in memory (it is not changed).
@@ -178,8 +180,9 @@ def load(model: str | os.PathLike[str] | ModelProto, shapes: Mapping[str, tuple[
     proto = model if isinstance(model, ModelProto) else read_model(Path(model))
     name = str(path) if path else "the model"
     check(proto, path, name)
-    proto, functions = inlined(proto)
-    proto, weights = folded(proto, path.parent if path else None)
+    folder = path.parent if path else None
+    proto, functions = inlined(densified(proto, folder))
+    proto, weights = folded(proto, folder)
     constants = {t.name: t for t in proto.graph.initializer}
     constants |= {n.output[0]: t for n in proto.graph.node if (t := _constant_node(n)) is not None}
     filled = _filled(proto, constants)

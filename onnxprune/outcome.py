@@ -150,9 +150,16 @@ def sizes(original: Graph, pruned: ModelProto | Path, written: Path | None) -> d
         },
         "file_bytes": {
             "before": graphs.file_bytes(original),
-            "after": sum(p.stat().st_size for p in written.parent.iterdir()) if written else graphs.file_bytes(after),
+            "after": _file_bytes(pruned, after, written),
         },
     }
+
+
+def _file_bytes(pruned: ModelProto | Path, after: Graph, written: Path | None) -> int:
+    """As it is, not as it is read: its tensors may be sparse."""
+    if written is not None:
+        return sum(p.stat().st_size for p in written.parent.iterdir())
+    return int(pruned.ByteSize()) if isinstance(pruned, ModelProto) else graphs.file_bytes(after)
 
 
 def cuttable(coupling: Coupling) -> dict[str, float]:

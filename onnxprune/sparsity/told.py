@@ -1,0 +1,84 @@
+"""What sparsity brought, for the record and in a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
+from typing import Any
+
+from onnxprune.sparsity.layerwise import Done
+from onnxprune.sparsity.patterns import Pattern
+from onnxprune.sparsity.worth import Bytes
+
+
+@dataclass(frozen=True)
+class Told:
+    """What was done to a model.
+
+    Attributes:
+        pattern: what became zero together.
+        criterion: by which it was chosen.
+        done: the layers with zeros.
+        left: the layers that stay dense, and why.
+        cut: channels and other units that went as a whole.
+        sparse: weights that are stored as sparse tensors; None: that was not asked for.
+    """
+
+    pattern: Pattern
+    criterion: str
+    done: Sequence[Done]
+    left: Mapping[str, str]
+    cut: int
+    sparse: Sequence[str] | None
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """For the record."""
+        before, after = (reduce(add, (getattr(d, side) for d in self.done), Bytes()) for side in ("before", "after"))
+        return {
+            "pattern": self.pattern.text,
+            "criterion": self.criterion,
+            "weights": sum(d.weights for d in self.done),
+            "zeros": sum(d.zeros for d in self.done),
+            "bytes": {
+                "dense": after.dense,
+                "sparse": after.sparse,
+                "deflated": {"before": before.deflated, "after": after.deflated},
+            },
+            "units_cut": self.cut,
+            "sparse_tensors": list(self.sparse or ()),
+            "layers": [
+                {
+                    "node": d.node,
+                    "tensor": d.constant,
+                    "weights": d.weights,
+                    "zeros": d.zeros,
+                    "error": d.error,
+                    "damping": d.damping,
+                }
+                for d in self.done
+            ],
+            "dense": [{"node": node, "reason": reason} for node, reason in self.left.items()],
+        }
+
+    @property
+    def sentence(self) -> str:
+        """For the table."""
+        found = self.notes
+        stored, count = found["bytes"], len(self.done)
+        parts = [
+            f"{found['zeros'] / max(found['weights'], 1):.1%} of the {found['weights']} weights of {count} "
+            f"{'layer is' if count == 1 else 'layers are'} zero ({self.pattern.text}, {self.criterion})"
+        ]
+        parts += [f"{len(self.left)} more stay dense"] if self.left else []
+        parts += [f"{self.cut} channels or other units went as a whole"] if self.cut else []
+        ratio = stored["deflated"]["after"] / max(stored["deflated"]["before"], 1)
+        parts.append(f"compressed (DEFLATE) they take {ratio:.0%} of what they took")
+        if self.sparse is not None:
+            parts.append(f"{len(self.sparse)} are stored sparse, as many as get smaller by it")
+        parts.append("no faster on ONNX Runtime's CPU provider, which computes zeros like other numbers")
+        if self.pattern.text == "2:4":
+            parts.append("2:4 pays on TensorRT with sparse kernels enabled")
+        return "; ".join(parts)
