@@ -203,5 +203,6 @@ def told(coupling: Coupling, block: Block, score: float, savings: Savings) -> di
 def _sentence(notes: dict[str, Any]) -> str:
     gone, macs = notes["dropped"], notes["macs"]
     count = sum(block["parts"] for block in gone)
-    said = f"{count} of {notes['blocks']} blocks left out, {macs['after'] / max(macs['before'], 1e-300):.0%} of MACs remain"
+    share = macs["after"] / max(macs["before"], 1e-300)
+    said = f"{count} of {notes['blocks']} blocks left out, {share:.0%} of MACs remain"
     return said if notes["distance"] is None else f"{said}; answers are {notes['distance']:.3g} off the original's"
