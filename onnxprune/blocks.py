@@ -9,7 +9,7 @@ A block is what nobody needs any more once y is made of x: there is nothing to m
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -68,12 +68,17 @@ def blocks(coupling: Coupling, run: int = 1) -> list[Block]:
     found = _Finder(coupling)
     branches = list(found.branches())
     stages = {block.weighted: block for block in found.stages()}  # of those with the same layers, the longest
-    # Inside a branch the values that go past it are there, too, even if no layer made them.
-    single = [*branches, *(s for s in stages.values() if not any(s.weighted <= b.weighted for b in branches))]
+    single = [*branches, *(stage for stage in stages.values() if not _told(stage, branches))]
     single.sort(key=found.place)
     runs = (r for first in range(len(single)) for n in range(2, run + 1) if (r := found.run(single[first : first + n])))
     known = {block.weighted for block in single}
     return sorted([*single, *(r for r in runs if r.weighted not in known)], key=found.place)
+
+
+def _told(stage: Block, branches: Sequence[Block]) -> bool:
+    """Whether a stage lies inside a branch (what goes past it is there, too, even if no layer made it), or is a run."""
+    inside = frozenset[int]().union(*(b.weighted for b in branches if b.weighted <= stage.weighted))
+    return inside == stage.weighted or any(stage.weighted <= b.weighted for b in branches)
 
 
 class _Finder:

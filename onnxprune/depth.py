@@ -22,7 +22,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.blocks import SUMS, Block
+from onnxprune.blocks import SUMS, Block, alive
 from onnxprune.bypass import Bypass, bypassed
 from onnxprune.calibrate import calibrate
 from onnxprune.divergence import Distance, distance_of
@@ -274,35 +274,17 @@ def _places(value: Array, axis: int) -> Floats:
     return np.moveaxis(value, axis, -1).reshape(-1, value.shape[axis]).astype(np.float64)
 
 
-def read_by(view: Graph, layers: Collection[int], values: Collection[str]) -> frozenset[str]:
-    """First outputs of the layers that read values, or what others than layers make of them.
+def behind(view: Graph, layers: Collection[int], values: Collection[str]) -> frozenset[str]:
+    """First outputs of the layers that something else comes to than before.
 
     Args:
         view: the model.
         layers: indices of nodes that contract with weights.
         values: that have changed.
     """
-    import os
-
-    mode = os.environ.get("TOUCH", "joined")
-    changed, found = set(values), set[str]()
-    everything = set(values)
+    changed, found, living = set(values), set[str](), alive(view, {})
     for node in view.nodes:
-        if node.index in layers:
-            if not (everything if mode == "all" else changed).isdisjoint(node.inputs):
-                found.add(node.outputs[0])
-        elif not changed.isdisjoint(node.inputs):
-            live = [n for n in node.inputs if n not in view.fixed]
-            if node.op in SUMS and len(live) > 1 and not set(node.outputs) & set(values):
-                if mode in ("joined",):
-                    for n in live:
-                        while n not in changed and (maker := view.producer.get(n)):
-                            if maker.index in layers:
-                                found.add(maker.outputs[0])
-                                break
-                            n = maker.inputs[0] if maker.inputs else ""
-            else:
-                changed.update(node.outputs)
-        if not everything.isdisjoint((*node.inputs, *node.captures)):
-            everything.update(node.outputs)
+        if node.index in living and not changed.isdisjoint((*node.inputs, *node.captures)):
+            changed.update(filter(None, node.outputs))
+            found.update(node.outputs[:1] if node.index in layers else ())
     return frozenset(found)

@@ -13,7 +13,7 @@ from onnx import ModelProto
 
 from onnxprune.blocks import Block, blocks
 from onnxprune.bypass import Bypass, bypassed, oracle, settled, written
-from onnxprune.depth import MEASURES, Goal, Search, read_by
+from onnxprune.depth import MEASURES, Goal, Search, behind
 from onnxprune.divergence import distance_of, off
 from onnxprune.errors import ModelError, OptionError, TargetError
 from onnxprune.graph import Graph
@@ -104,7 +104,10 @@ class DropBlocks:
             return context.make(lambda store: oracle(coupling.graph, search.bypasses, store), "whole.onnx")
 
         layers = {node.index for node, _ in coupling.linears}
-        touched = read_by(bypassed(coupling.graph, search.bypasses), layers, {block.exit for block in gone})
+        exits = frozenset(block.exit for block in gone)
+        touched = behind(bypassed(coupling.graph, search.bypasses), layers, exits)
+        # Where nothing comes after, there was a cut all the same.
+        touched = touched or exits
         return Outcome(model, {"drop_blocks": notes}, touched=touched, proof=Proof(whole), said=_sentence(notes))
 
     def _free(self, coupling: Coupling, found: Sequence[Block]) -> list[Block]:
@@ -182,8 +185,10 @@ class DropBlocks:
 
 
 def labels(coupling: Coupling, block: Block) -> list[str]:
-    """The nodes that go with a block, and the values at its ends."""
-    return [*(coupling.graph.nodes[index].label for index in sorted(block.nodes)), block.entry, block.exit]
+    """The nodes that go with a block, and that which makes its exit."""
+    nodes = coupling.graph.nodes
+    maker = coupling.graph.producer[block.exit]
+    return [*(nodes[index].label for index in sorted(block.nodes)), maker.label, block.exit]
 
 
 def told(coupling: Coupling, block: Block, score: float, savings: Savings) -> dict[str, Any]:
