@@ -6,7 +6,7 @@ How much a block matters is measured
 - by influence: 1 - cosine of its entry and its exit (Men et al. 2024, ShortGPT);
 - by angle: the angle between the two, over half a turn (Gromov et al. 2024, The Unreasonable Ineffectiveness of the
   Deeper Layers);
-- by weights: the size of what its last layer makes of inputs of size 1. Needs no data.
+- by weights: the size of what its last layer makes of inputs of size 1. Needs no data, and knows nothing of runs.
 
 What goes first is what matters least for what it saves.
 """
@@ -149,8 +149,10 @@ class Search:
     def _step(self, blocks: Sequence[Block], goal: Goal, needed: float) -> bool:
         """Let one more block go; whether there was one."""
         taken = frozenset[int]().union(*(block.weighted for block in self.gone))
-        left = [b for b in blocks if not b.weighted & taken and not (goal.whole and b.parts > needed + 0.5)]
-        worth, most = (goal.savings, needed) if goal.worth is None else (goal.worth, np.inf)
+        longest = needed + 0.5 if goal.whole else np.inf
+        longest = 1 if self.measure == "weights" else longest
+        left = [block for block in blocks if block.parts <= longest and not block.weighted & taken]
+        worth, enough = (goal.savings, needed) if goal.worth is None else (goal.worth, np.inf)
         before = worth(self.gone)
         gains = np.array([worth([*self.gone, block]) - before for block in left])
         left = [block for block, gain in zip(left, gains, strict=True) if gain > 0]
@@ -160,7 +162,9 @@ class Search:
         bypasses = [Bypass(b, shift) for b, shift in zip(left, self._shifts(now, left), strict=True)]
         scores, base = self._scores(now, bypasses)
         # What a block saves beyond what is needed counts for nothing.
-        price = (scores - base) / np.minimum(gains[gains > 0], most)
+        price = (scores - base) / np.minimum(gains[gains > 0], enough)
+        if not np.isfinite(price).any():
+            return False
         self.steps.append(Step(bypasses, scores, int(np.argmin(price))))
         return True
 
