@@ -9,7 +9,7 @@ A block is what nobody needs any more once y is made of x: there is nothing to m
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -40,11 +40,6 @@ class Block:
     weighted: frozenset[int]
     parts: int = 1
 
-    @property
-    def around(self) -> dict[str, str]:
-        """What `alive` takes."""
-        return {self.exit: self.entry}
-
 
 def alive(graph: Graph, around: Mapping[str, str]) -> frozenset[int]:
     """The nodes that are needed where values are made of others: `around` has exit -> entry."""
@@ -56,6 +51,11 @@ def alive(graph: Graph, around: Mapping[str, str]) -> frozenset[int]:
         skipped = [around[name] for name in node.outputs if name in around]
         needed.update(skipped or filter(None, (*node.inputs, *node.captures)))
     return frozenset(found)
+
+
+def around(blocks: Iterable[Block]) -> dict[str, str]:
+    """What `alive` takes, for models without some blocks."""
+    return {block.exit: block.entry for block in blocks}
 
 
 def blocks(coupling: Coupling, run: int = 1) -> list[Block]:

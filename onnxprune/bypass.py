@@ -1,8 +1,8 @@
 """Models without some of their blocks: what a block did on average stays, as a constant.
 
 In place of the node that makes a block's exit y stands y = x + c, under the same names; c is the mean of y - x for each
-channel. Where it can, c goes into a bias before x instead. All nodes keep their places in the list, so that a model
-with a block and one without can go on from the same values (see `parts.Place`).
+channel. All nodes keep their places in the list, so that a model with a block and one without can go on from the same
+values (see `parts.Place`).
 """
 
 from __future__ import annotations
@@ -23,11 +23,6 @@ from onnxprune.tensors import Store, bring, carry, declare, frame, in_proto
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
 
-# Operators that add a number to each channel: the slot of those, and the axis of the channels.
-_BIASED = dict.fromkeys(["Conv", "ConvTranspose", "Gemm", "BatchNormalization"], (2, 1)) | {
-    "LayerNormalization": (2, -1)
-}
-
 
 @dataclass(frozen=True, eq=False)
 class Bypass:
@@ -47,11 +42,6 @@ class Bypass:
         return self.shift.astype(_type(graph, self.block)).reshape(-1, *[1] * (rank - self.block.axis - 1))
 
 
-def around(bypasses: Sequence[Bypass]) -> dict[str, str]:
-    """Exit -> entry."""
-    return {b.block.exit: b.block.entry for b in bypasses}
-
-
 def bypassed(graph: Graph, bypasses: Sequence[Bypass]) -> Graph:
     """A view of a model without some blocks: nodes and constants are those that it has then.
 
@@ -59,11 +49,11 @@ def bypassed(graph: Graph, bypasses: Sequence[Bypass]) -> Graph:
     """
     nodes, constants = list(graph.nodes), dict(graph.constants)
     for bypass in bypasses:
-        name = _fresh(graph, f"{bypass.block.exit}_mean")
+        name = fresh(graph, f"{bypass.block.exit}_mean")
         constants[name] = numpy_helper.from_array(np.ascontiguousarray(bypass.constant(graph)), name)
         node = graph.producer[bypass.block.exit]
-        nodes[node.index] = _summed(node, bypass.block.entry, name if bypass.shift.any() else None)
-    return _view(graph, nodes, constants)
+        nodes[node.index] = summed(node, bypass.block.entry, name if bypass.shift.any() else None)
+    return view_of(graph, nodes, constants)
 
 
 def written(graph: Graph, view: Graph, store: Store = in_proto) -> ModelProto:
@@ -85,9 +75,8 @@ def written(graph: Graph, view: Graph, store: Store = in_proto) -> ModelProto:
         name = node.outputs[0] if node.outputs else ""
         if node.op == "Constant" and view.constants.get(name) is not graph.constants.get(name):
             proto.ClearField("attribute")
-            carry(
-                proto.attribute.add(name="value", type=AttributeProto.TENSOR).t, view.constants[name], "", None, store
-            )
+            value = proto.attribute.add(name="value", type=AttributeProto.TENSOR).t
+            carry(value, view.constants[name], "", None, store)
         bring(proto, graph.folder, store)
     gone = set[str]()
     for tensor in graph.proto.graph.initializer:
@@ -95,8 +84,8 @@ def written(graph: Graph, view: Graph, store: Store = in_proto) -> ModelProto:
             carry(model.graph.initializer.add(), view.constants[tensor.name], tensor.name, graph.folder, store)
         else:
             gone.add(tensor.name)
-    for name in view.constants.keys() - graph.constants.keys():
-        if name in read:
+    for name in view.constants:
+        if name in read and name not in graph.constants:
             carry(model.graph.initializer.add(), view.constants[name], name, None, store)
     made = {name for node in kept for name in node.outputs}
     gone |= {name for node in graph.nodes for name in node.outputs if name not in made}
@@ -117,7 +106,7 @@ def oracle(graph: Graph, bypasses: Sequence[Bypass], store: Store = in_proto) ->
     for bypass in bypasses:
         block, index = bypass.block, graph.producer[bypass.block.exit].index
         whole, nothing, mean, zero = (
-            _fresh(graph, f"{block.exit}_{part}") for part in ("whole", "none", "mean", "zero")
+            fresh(graph, f"{block.exit}_{part}") for part in ("whole", "none", "mean", "zero")
         )
         shift = bypass.constant(graph)
         for name, value in ((mean, shift), (zero, np.zeros((), shift.dtype))):
@@ -139,104 +128,17 @@ def oracle(graph: Graph, bypasses: Sequence[Bypass], store: Store = in_proto) ->
     return model
 
 
-def settled(view: Graph, bypasses: Sequence[Bypass]) -> tuple[Graph, int]:
-    """The view with shifts in biases where there is place, and how many went there.
-
-    Readers of such an exit read the entry.
-    """
-    count = 0
-    for bypass in bypasses:
-        found = _settled(view, bypass)
-        if found is not None:
-            view, count = found, count + 1
-    return view, count
-
-
-def _settled(view: Graph, bypass: Bypass) -> Graph | None:
-    block, here = bypass.block, view.producer[bypass.block.exit]
-    entry = next(name for name in here.inputs if name not in view.constants)
-    place = None
-    if bypass.shift.any():
-        place = _place(view, entry, here, bypass)
-        if place is None:
-            return None
-    nodes, constants = list(view.nodes), dict(view.constants)
-    if place is not None:
-        node, slot, value = place
-        nodes[node.index], name = _with(view, node, slot)
-        constants[name] = numpy_helper.from_array(np.ascontiguousarray(value), name)
-    nodes[here.index] = _summed(here, entry, None)
-    if block.exit not in view.outputs and block.exit not in view.captured:
-        nodes = [_reading(n, block.exit, entry) if block.exit in n.inputs else n for n in nodes]
-    return _view(view, nodes, constants)
-
-
-def _place(view: Graph, value: str, reader: Node, bypass: Bypass) -> tuple[Node, int, Array] | None:
-    """The node and the slot of a bias that is added to a value which only one node reads, and its new value."""
-    living = alive(view, {})
-    readers = {n.index for n in view.nodes if n.index in living and value in (*n.inputs, *n.captures)}
-    node = view.producer.get(value)
-    if readers != {reader.index} or value in view.outputs or node is None or node.domain or len(node.outputs) != 1:
-        return None
-    rank, axis = len(view.shapes[bypass.block.exit] or ()), bypass.block.axis
-    shape = view.shapes.get(value) or ()
-    if len(shape) != rank or shape[axis] != bypass.shift.size:
-        return None
-    if node.op in SUMS and len(node.inputs) == 2:
-        for slot, name in enumerate(node.inputs):
-            found = None
-            if name in view.constants:
-                found = _added(view, name, bypass.constant(view))
-                if found is not None:
-                    return node, slot, found
-            elif name not in view.fixed and (deeper := _place(view, name, node, bypass)):
-                return deeper
-        return None
-    slot, channels = _BIASED.get(node.op, (-1, 0))
-    if slot < 0 or channels % rank != axis or node.attrs.get("axis", -1) not in (-1, rank - 1):
-        return None
-    if node.attrs.get("beta", 1.0) != 1.0:
-        return None
-    name = node.inputs[slot] if slot < len(node.inputs) else ""
-    shift = bypass.shift.astype(bypass.constant(view).dtype)
-    if not name:
-        return node, slot, shift
-    return (node, slot, found) if (found := _added(view, name, shift)) is not None else None
-
-
-def _added(view: Graph, name: str, shift: Array) -> Array | None:
-    """A constant and a shift, if the sum has the constant's shape."""
-    if name not in view.constants or name in view.filled:
-        return None
-    old = view.array(name)
-    new = old.astype(np.float64) + shift.astype(np.float64) if old.dtype.kind == "f" else None
-    return None if new is None or new.shape != old.shape else new.astype(old.dtype)
-
-
-def _with(view: Graph, node: Node, slot: int) -> tuple[Node, str]:
-    """The node with a constant of its own in a slot, and the constant's name."""
-    inputs = [*node.inputs, *[""] * (slot + 1 - len(node.inputs))]
-    name = inputs[slot]
-    if not name or len(view.consumers[name]) > 1 or name in view.captured or name in view.outputs:
-        name = _fresh(view, f"{node.outputs[0]}_own_{slot}")
-    inputs[slot] = name
-    return _copy(node, inputs), name
-
-
-def _summed(node: Node, entry: str, shift: str | None) -> Node:
+def summed(node: Node, entry: str, shift: str | None) -> Node:
     """A node that makes the same value of the entry alone, or of it and a constant."""
     if shift is None:
-        return _copy(node, [entry], "Identity")
+        return copy_of(node, [entry], "Identity")
     if node.op in SUMS and not node.domain and entry in node.inputs and len(node.inputs) == 2:
-        return _copy(node, [name if name == entry else shift for name in node.inputs])
-    return _copy(node, [entry, shift], "Add")
+        return copy_of(node, [name if name == entry else shift for name in node.inputs])
+    return copy_of(node, [entry, shift], "Add")
 
 
-def _reading(node: Node, old: str, new: str) -> Node:
-    return _copy(node, [new if name == old else name for name in node.inputs])
-
-
-def _copy(node: Node, inputs: Sequence[str], op: str | None = None) -> Node:
+def copy_of(node: Node, inputs: Sequence[str], op: str | None = None) -> Node:
+    """A node with other inputs, and another operator if that is asked for."""
     proto = NodeProto()
     proto.CopyFrom(node.proto)
     del proto.input[:]
@@ -248,12 +150,14 @@ def _copy(node: Node, inputs: Sequence[str], op: str | None = None) -> Node:
     return Node(node.index, proto, proto.op_type, "" if op else node.domain, tuple(inputs), node.outputs, captures)
 
 
-def _view(graph: Graph, nodes: list[Node], constants: Mapping[str, TensorProto]) -> Graph:
+def view_of(graph: Graph, nodes: list[Node], constants: Mapping[str, TensorProto]) -> Graph:
+    """A model with other nodes and constants; `proto` stays as it is."""
     shapes = {**graph.shapes, **{name: tuple(t.dims) for name, t in constants.items()}}
     return replace(graph, nodes=nodes, constants=dict(constants), shapes=shapes, _small={})
 
 
-def _fresh(graph: Graph, name: str) -> str:
+def fresh(graph: Graph, name: str) -> str:
+    """A name like this one that no value has."""
     taken = graph.producer.keys() | graph.constants.keys() | set(graph.inputs)
     while name in taken:
         name += "_"

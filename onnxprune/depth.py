@@ -130,7 +130,7 @@ class Search:
         """
         needed = goal.savings.before * (1 - goal.share)
         while True:
-            share = self.share(goal)
+            share = self._share(goal)
             if share <= goal.share + 1e-9:
                 return share
             saved = goal.savings(self.gone)
@@ -139,7 +139,7 @@ class Search:
             if not self._step(blocks, goal, needed - saved):
                 raise TargetError(f"without all blocks that may go, {share:.3f} remain, more than {goal.share:.3f}")
 
-    def share(self, goal: Goal) -> float:
+    def _share(self, goal: Goal) -> float:
         """What remains: as it is predicted, and by the clock once that is little enough."""
         share = goal.savings.left(self.gone) / max(goal.savings.before, 1e-300)
         if share > goal.share + 1e-9 or goal.measured is None or not self.steps:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from onnxprune.blocks import Block, alive
+from onnxprune.blocks import Block, alive, around
 from onnxprune.cost import macs_by_node
 from onnxprune.errors import OptionError
 from onnxprune.feeds import Feed
@@ -71,11 +71,6 @@ def by_time(coupling: Coupling, feed: Feed, engine: Engine) -> Savings:
         raise OptionError(f"drop_blocks: time is saved by a profile of operators, and {why}; go by macs= instead")
     spent = Operators(coupling).spent(events(graph.proto, feed, engine.provider, engine.threads, RUNS, SECONDS))
     return _by_node(graph, {node: sum(times) for node, times in spent.items()})
-
-
-def around(gone: Sequence[Block]) -> dict[str, str]:
-    """What `alive` takes, of several blocks."""
-    return {block.exit: block.entry for block in gone}
 
 
 def _by_node(graph: Graph, costs: Mapping[int, float]) -> Savings:

@@ -12,7 +12,7 @@ import numpy as np
 from onnx import ModelProto
 
 from onnxprune.blocks import Block, blocks
-from onnxprune.bypass import Bypass, bypassed, oracle, settled, written
+from onnxprune.bypass import Bypass, bypassed, oracle, written
 from onnxprune.depth import MEASURES, Goal, Search, behind
 from onnxprune.divergence import distance_of, off
 from onnxprune.errors import ModelError, OptionError, TargetError
@@ -23,6 +23,7 @@ from onnxprune.passes import register
 from onnxprune.problem import each
 from onnxprune.rules.base import Options
 from onnxprune.savings import Savings, by_count, by_macs, by_params, by_time
+from onnxprune.settle import settled
 from onnxprune.steps import Context, Outcome, Proof
 from onnxprune.target import parse_target
 from onnxprune.timing import bench
@@ -84,6 +85,8 @@ class DropBlocks:
         search = Search(coupling, measure, engine, samples, self.distance, context.on_stage)
         with context.stage("blocks"):
             self._choose(search, found, coupling, context)
+            if not search.steps:
+                return Outcome(graph.proto, said="no block had to go")
             view, folded = settled(bypassed(coupling.graph, search.bypasses), search.bypasses)
         with context.stage("cut"):
             model = context.make(lambda store: written(coupling.graph, view, store))

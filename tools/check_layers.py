@@ -59,6 +59,7 @@ ROOMS = (
     "parts",
     "blocks",
     "bypass",
+    "settle",
     "samples",
     "solve",
     "bilinear",

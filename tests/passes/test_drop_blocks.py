@@ -129,6 +129,20 @@ def test_targets() -> None:
         assert found["after"] <= 0.7 * found["before"] and exact(result)
 
 
+def test_nothing_has_to_go() -> None:
+    result = drop(residual(), target="macs=1")
+    assert result.model == residual() and result.record["passes"][0]["said"] == "no block had to go"
+
+
+def test_a_value_that_is_added_to_itself_takes_no_shift() -> None:
+    b = Builder()
+    x = b.conv(b.input("x", "N", 3, 8, 8), 8, name="stem")
+    x = b.op("Add", x, x)
+    x = b.op("Add", x, b.conv(b.op("Relu", x), 8, name="branch"), name="sum")
+    result = drop(b.model(b.conv(x, 4, 1)), run=1)
+    assert gone(result) == ["sum"] and exact(result) and result.record["drop_blocks"]["folded"] == 0
+
+
 def test_a_latency_is_met_by_the_clock() -> None:
     model = residual(6, width=24)
     steps = [get("drop_blocks")(target="latency=0.8", importance="influence")]
