@@ -8,7 +8,7 @@ How much a block matters is measured
   Deeper Layers);
 - by weights: the size of what its last layer makes of inputs of size 1. Needs no data, and knows nothing of runs.
 
-What goes first is what matters least for what it saves.
+What goes first is what matters least for what it saves: a gate that costs next to nothing stays.
 """
 
 from __future__ import annotations

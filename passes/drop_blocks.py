@@ -158,7 +158,7 @@ class DropBlocks:
             savings = by_count(found)
             if self.drop > savings.before:
                 raise TargetError(f"there are {savings.before:.0f} blocks that may go")
-            return Goal(savings, 1 - self.drop / savings.before, worth, whole=True)
+            return Goal(savings, 1 - self.drop / savings.before, worth or by_macs(coupling), whole=True)
         if target.kind != "latency":
             return Goal((by_macs if target.kind == "macs" else by_params)(coupling), target.amount, worth)
         assert time is not None

@@ -121,6 +121,18 @@ def test_what_does_least_goes_first(importance: str) -> None:
         assert gone(drop(faint(number), importance=importance, run=1)) == [f"sum{number}"]
 
 
+def test_what_saves_next_to_nothing_stays() -> None:
+    """A gate of one number a channel is a stage, too."""
+    b = Builder()
+    x = b.op("Relu", b.conv(b.input("x", "N", 3, 8, 8), 8, name="stem"))
+    squeezed = b.op("Relu", b.conv(b.op("GlobalAveragePool", x), 2, 1, name="squeeze"))
+    gated = b.op("Mul", x, b.op("Sigmoid", b.conv(squeezed, 8, 1, name="excite")), name="gated")
+    model = b.model(b.conv(b.op("Relu", b.conv(gated, 8, name="conv"), name="end"), 4, 1))
+    result = drop(model, run=1)
+    assert [c["exit"] for c in result.record["drop_blocks"]["candidates"]] == ["gated", "end"]
+    assert gone(result) == ["end"] and exact(result)
+
+
 def test_targets() -> None:
     for target in ("macs=0.7", "params=0.7"):
         result = drop(transformer(3), target=target)
