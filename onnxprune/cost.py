@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune import bodies
+from onnxprune.graph import Node
 from onnxprune.groups import Coupling
 from onnxprune.rules.base import Dim, Unknown
 
@@ -88,13 +89,29 @@ def params(coupling: Coupling) -> Cost:
 
 def macs(coupling: Coupling) -> Cost:
     """Multiply-accumulates of convolutions and matrix products; open sizes count as 1."""
-    terms = [_term(coupling, node.label, spec.macs, spec.cost) for node, spec in coupling.linears]
+    return _cost(coupling, [_term(coupling, n.label, factor, dims) for n, factor, dims in _products(coupling)], None)
+
+
+def macs_by_node(coupling: Coupling) -> dict[int, float]:
+    """Index of a node -> the multiply-accumulates that are counted for it."""
+    found: dict[int, float] = {}
+    for (node, *_), value in zip(_products(coupling), macs(coupling).terms().tolist(), strict=True):
+        found[node.index] = found.get(node.index, 0.0) + value
+    return found
+
+
+def _products(coupling: Coupling) -> Iterator[tuple[Node, float, Sequence[Dim]]]:
+    """Nodes that multiply and accumulate: a factor and the dims whose sizes it is multiplied with."""
+    for node, spec in coupling.linears:
+        yield node, spec.macs, spec.cost
     weighted = {node.index for node, _ in coupling.linears}
     for view in coupling.views:  # attention: rows, contracted axis and columns of two computed tensors
+        dims: Sequence[Dim] = ()
         if view.node.op == "MatMul" and not view.node.domain and view.node.index not in weighted:
             with suppress(Unknown):
-                terms.append(_term(coupling, view.node.label, 1.0, (*view.xs(0), *view.xs(1)[-1:])))
-    return _cost(coupling, terms, None)
+                dims = (*view.xs(0), *view.xs(1)[-1:])
+        if dims:
+            yield view.node, 1.0, dims
 
 
 def channels(coupling: Coupling, frozen: NDArray[np.bool_]) -> Cost:
