@@ -92,7 +92,6 @@ class DropBlocks:
             model = context.make(lambda store: written(coupling.graph, view, store))
         first, gone, macs = search.steps[0], search.gone, by_macs(coupling)
         notes = {
-            "macs": {"before": macs.before, "after": macs.left(gone)},
             "distance": self._distance(coupling, view, context, engine),
             "folded": folded,
             "blocks": int(by_count(found).before),
@@ -111,7 +110,9 @@ class DropBlocks:
         touched = behind(bypassed(coupling.graph, search.bypasses), layers, exits)
         # Where nothing comes after, there was a cut all the same.
         touched = touched or exits
-        return Outcome(model, {"drop_blocks": notes}, touched=touched, proof=Proof(whole), said=_sentence(notes))
+        cost = {"before": macs.before, "after": macs.left(gone)}
+        said = _sentence(notes, cost)
+        return Outcome(model, {"macs": cost, "drop_blocks": notes}, touched=touched, proof=Proof(whole), said=said)
 
     def _free(self, coupling: Coupling, found: Sequence[Block]) -> list[Block]:
         """The blocks that may go.
@@ -208,8 +209,8 @@ def told(coupling: Coupling, block: Block, score: float, savings: Savings) -> di
     }
 
 
-def _sentence(notes: dict[str, Any]) -> str:
-    gone, macs = notes["dropped"], notes["macs"]
+def _sentence(notes: dict[str, Any], macs: dict[str, float]) -> str:
+    gone = notes["dropped"]
     count = sum(block["parts"] for block in gone)
     share = macs["after"] / max(macs["before"], 1e-300)
     said = f"{count} of {notes['blocks']} blocks left out, {share:.0%} of MACs remain"

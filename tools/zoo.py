@@ -1,6 +1,6 @@
 """The pruning zoo: every kind of pruning, as recipes, on a few models; what each costs and brings, as a page.
 
-Usage: python tools/zoo.py MODELS.toml rows.jsonl docs/zoo.md [--models NAME,NAME] [--rows TITLE,TITLE] [--timeout 3600]
+Usage: python tools/zoo.py MODELS.toml rows.jsonl docs/zoo.md [--models NAME,NAME] [--timeout 3600]
 
 MODELS.toml is that of tools/bench_accuracy.py. The recipes are in tools/zoo.toml, the words of the page in
 tools/zoo.md.j2. Rows that are in the file are not measured again. Latencies are compared in the run that makes the
@@ -30,6 +30,7 @@ RUN = (sys.executable, "-m", "onnxprune", "run")
 RECIPES = ROOT / "tools" / "zoo.toml"
 CHUNK = 1 << 20
 SEED = 0
+SIZES = ("macs", "params", "file_bytes")
 
 Row = dict[str, Any]
 
@@ -89,12 +90,14 @@ def page(rows: list[Row], there: dict[str, Recipe]) -> str:
     env = Environment(
         loader=FileSystemLoader(ROOT / "tools"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    tables = [
-        (name, [(there[row["title"]], row) for row in rows if row["model"] == name and row["title"] in there])
-        for name in dict.fromkeys(row["model"] for row in rows)
-    ]
+    tables = []
+    for name in dict.fromkeys(row["model"] for row in rows):
+        mine = [row for row in rows if row["model"] == name and row["title"] in there]
+        before = {key: next((row[key]["before"] for row in mine if key in row), 0) for key in SIZES}
+        first = next(row for row in mine if "dense" in row)
+        tables.append((name, {**first["dense"], **before, "measure": first["measure"]}, mine))
     shown = {"count": count, "size": size, "percent": percent, "milliseconds": milliseconds}
-    return env.get_template("zoo.md.j2").render(tables=tables, recipes=there.values(), **shown)
+    return env.get_template("zoo.md.j2").render(tables=tables, recipes=there, **shown)
 
 
 def main() -> int:
@@ -103,7 +106,6 @@ def main() -> int:
     parser.add_argument("rows", type=Path, help="rows, a JSON object a line: read, and added to")
     parser.add_argument("page", type=Path, help="where the page goes")
     parser.add_argument("--models", default="all", help="all, or some of the names in the file")
-    parser.add_argument("--titles", default="all", help="all, or some of the titles of the recipes")
     parser.add_argument("--timeout", type=float, default=3600, help="seconds for one command")
     args = parser.parse_args()
     there, kinds = models(args.file), recipes()
@@ -115,7 +117,7 @@ def main() -> int:
         bench = Bench(Path(folder), args.timeout)
         bench.made.update({(row["model"],): row["dense"] for row in rows if "dense" in row})
         for name in chosen(args.models, there):
-            for title in chosen(args.titles, kinds):
+            for title in kinds:
                 if (name, title) in done:
                     continue
                 row = measured(bench, there[name], kinds[title])
