@@ -13,15 +13,15 @@ import numpy as np
 import onnx
 from onnx import ModelProto
 
-from onnxprune.errors import MESSAGE_LIMIT, DataError, ModelError, OnnxPruneError, OptionError, one_line
+from onnxprune.errors import DataError, ModelError, OptionError
 from onnxprune.feeds import Feed, rows
 from onnxprune.graph import Graph, is_big, load
 from onnxprune.passes import register
 from onnxprune.problem import each
 from onnxprune.quantized import account, halves, integers
-from onnxprune.quantized.choice import Choice, check_float, choose, kept_by
+from onnxprune.quantized.choice import KEPT, Choice, check_float, choose, kept_by
 from onnxprune.quantized.processor import saturates
-from onnxprune.quantized.quiet import quiet
+from onnxprune.quantized.quiet import quiet, refusals
 from onnxprune.quantized.restore import restore
 from onnxprune.quantized.working import Working, prepared, raised, working
 from onnxprune.rules.base import Options
@@ -125,17 +125,12 @@ class Quantize:
                 first = working(graph, folder)
                 work = first if self.mode == "float16" else prepared(raised(first, graph, self._opset()), graph.name)
                 seen = load(work.path)
-                keep = kept_by(each(self.keep), [load(first.path), seen])
+                keep = dict.fromkeys(halves.losing(seen) if self.mode == "float16" else (), halves.LOST)
+                keep |= dict.fromkeys(kept_by(each(self.keep), [load(first.path), seen]), KEPT)
                 choice = choose(seen, graph.name, keep, self.ops, self._fit(seen), SLOW.get(self.mode, ()))
             feeds = self._feeds(graph, context) if self.mode == "static" else []
             with quiet():
-                try:
-                    made, notes = self._made(work, seen, choice, feeds, context)
-                except OnnxPruneError:
-                    raise
-                except Exception as error:  # the tools have no errors of their own
-                    text = one_line(f"{type(error).__name__}: {error}", MESSAGE_LIMIT)
-                    raise ModelError(f"{graph.name}: ONNX Runtime's tools cannot quantize it ({text})") from error
+                made, notes = self._made(work, choice, feeds, context, graph.name)
             restore(made, graph, work.names)
             notes |= account.versions(graph, made)
             notes["weight_bytes"] = {"before": account.weight_bytes(graph.proto), "after": account.weight_bytes(made)}
@@ -170,25 +165,29 @@ class Quantize:
         return fit
 
     def _made(
-        self, work: Working, seen: Graph, choice: Choice, feeds: list[Feed], context: Context
+        self, work: Working, choice: Choice, feeds: list[Feed], context: Context, name: str
     ) -> tuple[ModelProto, dict[str, Any]]:
         """The new model, its weights still in the folder of the copy, and what the record says of it."""
         notes: dict[str, Any] = {"mode": self.mode}
+        stays = list(choice.stays)
         if self.mode == "float16":
-            made = halves.half(work.path, set(choice.stays), self.keep_io)
-            notes |= {"keep_io": self.keep_io, "clipped": halves.clipped(seen)}
+            with refusals(name):
+                made = halves.half(work.path, stays, self.keep_io)
+            notes["keep_io"] = self.keep_io
             return made, notes | account.nodes(choice, choice.wanted, (), work.names)
         reduce = self.reduce_range
         if reduce is None:
             reduce = self.weights == "int8" and context.provider == "cpu" and saturates()
         grid = integers.Grid(self.weights, self.activations, self.per_channel, reduce, self.symmetric)
         ops, target = set(choice.wanted.values()), work.path.with_name("integers.onnx")
-        if self.mode == "static":
-            integers.static(work.path, target, feeds, grid, ops, list(choice.stays), self.calibration, context.provider)
-            notes |= {"calibration": {"method": self.calibration, "samples": sum(map(rows, feeds))}}
-        else:
-            integers.dynamic(work.path, target, grid, ops, list(choice.stays))
+        with refusals(name):
+            if self.mode == "static":
+                integers.static(work.path, target, feeds, grid, ops, stays, self.calibration, context.provider)
+            else:
+                integers.dynamic(work.path, target, grid, ops, stays)
         made = onnx.load(target, load_external_data=False)
         notes |= {"weights": self.weights, "activations": self.activations, "reduce_range": reduce}
+        if self.mode == "static":
+            notes["calibration"] = {"method": self.calibration, "samples": sum(map(rows, feeds))}
         notes |= account.nodes(choice, *account.integers(choice, made), work.names)
         return made, notes | {"scales": account.scales(made)}

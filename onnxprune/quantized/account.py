@@ -93,8 +93,6 @@ def said(notes: Mapping[str, Any]) -> str:
         text += f"; ranges from {notes['calibration']['samples']} samples ({notes['calibration']['method']})"
     if notes.get("reduce_range"):
         text += "; weights of 7 bits"
-    if notes.get("clipped"):
-        text += f"; {notes['clipped']} weight{'s' * (notes['clipped'] > 1)} beyond float16 cut to its largest"
     old, new = (notes["opset"][when] for when in ("before", "after"))
     if old != new:
         text += f"; opset {old} -> {new}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from onnx import TensorProto
@@ -68,7 +68,7 @@ def kept_by(patterns: Sequence[str], graphs: Sequence[Graph]) -> set[str]:
 def choose(
     graph: Graph,
     name: str,
-    keep: Collection[str],
+    keep: Mapping[str, str],
     ops: Collection[str],
     fit: Collection[str],
     slow: Collection[str] = (),
@@ -78,7 +78,7 @@ def choose(
     Args:
         graph: the model as the tools will see it.
         name: what messages call it.
-        keep: labels of nodes that stay.
+        keep: label of a node that stays -> why.
         ops: operator types that may change; none: all.
         fit: those that can.
         slow: those that do only where `ops` has them.
@@ -108,10 +108,10 @@ def choose(
 
 
 def _reason(
-    node: Node, keep: Collection[str], ops: Collection[str], fit: Collection[str], slow: Collection[str]
+    node: Node, keep: Mapping[str, str], ops: Collection[str], fit: Collection[str], slow: Collection[str]
 ) -> str | None:
     if node.label in keep:
-        return KEPT
+        return keep[node.label]
     if node.op not in fit or node.domain not in ("", "com.microsoft"):
         return UNFIT
     if not ops:

@@ -8,9 +8,13 @@ from pathlib import Path
 import numpy as np
 from onnx import ModelProto, TensorProto
 
+from onnxprune.feeds import Array
 from onnxprune.graph import Graph
 
 LARGEST = float(np.finfo(np.float16).max)
+INFINITE = 1e38  # and more stands for infinity
+TOLERATED = 2.0**-8  # change of a tensor's numbers, relative to their sum; of what float16 holds it is below 2^-11
+LOST = "float16 does not hold its constants"
 
 
 def unfit_ops() -> frozenset[str]:
@@ -38,11 +42,18 @@ def half(source: Path, blocked: Collection[str], keep_io: bool) -> ModelProto:
     return model
 
 
-def clipped(graph: Graph) -> int:
-    """Finite numbers in the weights that are too large for float16: they become its largest."""
-    floats = (n for n, t in graph.constants.items() if t.data_type == TensorProto.FLOAT)
-    return sum(_beyond(np.abs(graph.array(name))) for name in floats)
+def losing(graph: Graph) -> set[str]:
+    """Labels of nodes that read a constant which float16 does not hold.
+
+    Variances and epsilons vanish in it, and large numbers are cut. What stands for infinity (a bound of a Clip, a mask)
+    may be cut.
+    """
+    floats = (name for name, tensor in graph.constants.items() if tensor.data_type == TensorProto.FLOAT)
+    lost = {name for name in floats if _is_lost(graph.array(name))}
+    return {node.label for node in graph.nodes if not lost.isdisjoint(node.inputs)}
 
 
-def _beyond(sizes: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> int:
-    return int(np.count_nonzero((sizes > LARGEST) & np.isfinite(sizes)))
+def _is_lost(weights: Array) -> bool:
+    finite = weights[np.abs(weights) < INFINITE]
+    rounded = finite.clip(-LARGEST, LARGEST).astype(np.float16).astype(np.float32)
+    return bool(np.abs(finite - rounded).sum(dtype=np.float64) > TOLERATED * np.abs(finite).sum(dtype=np.float64))

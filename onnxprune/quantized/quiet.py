@@ -1,4 +1,4 @@
-"""ONNX Runtime's tools without their prints and warnings."""
+"""ONNX Runtime's tools without their prints and warnings, and what they refuse in one line."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import io
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+
+from onnxprune.errors import MESSAGE_LIMIT, ModelError, one_line
 
 WARNINGS, SILENT = 2, 4  # severities of ONNX Runtime
 
@@ -30,3 +32,19 @@ def quiet() -> Iterator[None]:
         onnxruntime.set_default_logger_severity(WARNINGS)
         logging.disable(disabled)
         root.removeHandler(silent)
+
+
+@contextmanager
+def refusals(name: str) -> Iterator[None]:
+    """Whatever the tools raise is about the model of this name: they have no errors of their own.
+
+    Raises:
+        ModelError: what they say.
+    """
+    try:
+        yield
+    except Exception as error:
+        text = one_line(f"{type(error).__name__}: {error}", MESSAGE_LIMIT)
+        raise ModelError(
+            f"{name}: ONNX Runtime's tools cannot quantize it ({text}); see quantize's keep and ops"
+        ) from error

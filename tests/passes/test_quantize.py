@@ -195,12 +195,23 @@ def test_float16_inputs_and_outputs(keep_io: bool) -> None:
     assert result.record["fidelity"]["cosine"] > 0.9999
 
 
-def test_float16_says_what_it_cuts() -> None:
+@pytest.mark.parametrize("value", [1e-9, 1e6])
+def test_what_float16_does_not_hold_stays_float32(value: float) -> None:
     b = Builder()
-    huge = b.const(np.array([1e6, 1.0], np.float32), "huge")
-    result = quantized(b.model(b.op("Add", b.op("Relu", b.input("x", "N", 2)), huge)), mode="float16", checks=None)
-    assert result.record["quantize"]["clipped"] == 1
-    assert "1 weight beyond float16 cut" in result.record["passes"][0]["said"]
+    scale = b.const(np.full((1, 1, 1, 8), value, np.float32), "scale")
+    model = b.model(b.op("Relu", b.op("Mul", b.conv(b.input("x", "N", 3, 8, 8), 8), scale)))
+    result = quantized(model, pictures(), mode="float16", checks=None)
+    assert types(result.model)["scale"] == TensorProto.FLOAT
+    left = [{"reason": "float16 does not hold its constants", "nodes": ["Mul_1"]}]
+    assert result.record["quantize"]["float"] == left
+
+
+def test_bounds_that_stand_for_infinity_do_not_count() -> None:
+    b = Builder()
+    y = b.op("Clip", b.conv(b.input("x", "N", 3, 8, 8), 8), 0.0, float(np.finfo(np.float32).max))
+    result = quantized(b.model(y), pictures(), mode="float16")
+    assert result.record["quantize"]["float"] == []
+    assert result.record["fidelity"]["cosine"] > 0.9999
 
 
 def test_scales_of_resize_stay_float32() -> None:
