@@ -72,7 +72,7 @@ def table(found: Sensitivity, everything: bool = False) -> list[RenderableType]:
 
 def options(found: Sensitivity) -> list[str]:
     """The ratios as options of `prune`, a line each; in front of them the target that they meet."""
-    lines = [f"--target {found.target} --scope local --align {found.align}"]
+    lines = [f"--target {found.target} --criterion {found.criterion} --scope local --align {found.align}"]
     lines += [f"--ratio {shlex.quote(f'{pattern}={share:g}')}" for pattern, share in found.ratios]
     return [f"{line} \\" for line in lines[:-1]] + lines[-1:]
 

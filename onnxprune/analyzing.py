@@ -107,7 +107,7 @@ def analyze(
         with context.stage("sensitivity"):
             what, rows = _rows(seen, sites, cuts, measure, context)
     ordered = tuple(sorted(rows, key=lambda row: -row.mean))
-    found = Sensitivity(graph.name, by, cuts, what, recover, ordered)
+    found = Sensitivity(graph.name, by, cuts, what, criterion, recover, ordered)
     if wanted is None:
         return found
     limits = Limits(multiple, keep)

@@ -99,7 +99,7 @@ class Sensitivity:
         by: "group" or "layer".
         cuts: the shares of units that were cut.
         what: what the values are.
-        recover: the repair that was measured with.
+        criterion, recover: the order in which units went, and the repair that was measured with.
         rows: the most sensitive first.
         target: what `ratios` were chosen for; None: there are none.
         ratios: (pattern, share that stays), as `--ratio` takes them, for groups that are to be cut.
@@ -111,6 +111,7 @@ class Sensitivity:
     by: str
     cuts: tuple[float, ...]
     what: str
+    criterion: str
     recover: str
     rows: tuple[Row, ...]
     target: str | None = None

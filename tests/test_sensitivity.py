@@ -217,7 +217,7 @@ def sensitivity() -> Sensitivity:
         Row("b[1]", "/b/Conv", 0.25, 8, (1, 4), (3e-9, nan)),
     )
     chosen: dict[str, Any] = {"target": "macs=0.5", "ratios": (("group:b[1]", 0.5),), "remains": 0.4, "align": 8}
-    return Sensitivity("net.onnx", "group", (0.1, 0.5), "distance of logits", "channel", rows, **chosen)
+    return Sensitivity("net.onnx", "group", (0.1, 0.5), "distance of logits", "auto", "channel", rows, **chosen)
 
 
 def test_files() -> None:
@@ -231,7 +231,7 @@ def test_files() -> None:
 
 def test_the_options_of_prune() -> None:
     assert analyzed.options(sensitivity()) == [
-        "--target macs=0.5 --scope local --align 8 \\",
+        "--target macs=0.5 --criterion auto --scope local --align 8 \\",
         "--ratio 'group:b[1]=0.5'",
     ]
     assert [analyzed.number(v) for v in (0.0, 3e-9, 0.25, 1.0, -0.5, inf, nan)] == [
