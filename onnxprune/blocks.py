@@ -70,9 +70,10 @@ def blocks(coupling: Coupling, run: int = 1) -> list[Block]:
     stages = {block.weighted: block for block in found.stages()}  # of those with the same layers, the longest
     single = [*branches, *(stage for stage in stages.values() if not _told(stage, branches))]
     single.sort(key=found.place)
-    runs = (r for first in range(len(single)) for n in range(2, run + 1) if (r := found.run(single[first : first + n])))
+    rows = (single[first : first + n] for n in range(2, run + 1) for first in range(len(single) - n + 1))
     known = {block.weighted for block in single}
-    return sorted([*single, *(r for r in runs if r.weighted not in known)], key=found.place)
+    runs = [r for row in rows if (r := found.run(row)) and r.weighted not in known]
+    return sorted([*single, *runs], key=found.place)
 
 
 def _told(stage: Block, branches: Sequence[Block]) -> bool:

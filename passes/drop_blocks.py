@@ -150,6 +150,7 @@ class DropBlocks:
             raise TargetError(f"{coupling.graph.name}: drop_blocks: {wish} cannot be met: {error}") from error
 
     def _goal(self, search: Search, found: Sequence[Block], coupling: Coupling, context: Context) -> Goal:
+        """What is to be saved, and by what blocks are weighed."""
         target = None if self.target is None else parse_target(self.target)
         timed = target is not None and target.kind == "latency"
         feed = context.feeds(coupling.graph)[0] if timed or self.importance == "latency" else None
@@ -171,9 +172,9 @@ class DropBlocks:
 
         def remaining(bypasses: Sequence[Bypass]) -> float:
             view, _ = settled(bypassed(coupling.graph, bypasses), bypasses)
-            found = bench(original, written(coupling.graph, view), *where, [feed], max_seconds=MOST)
-            assert found.ratio is not None
-            return found.ratio.value
+            both = bench(original, written(coupling.graph, view), *where, [feed], max_seconds=MOST)
+            assert both.ratio is not None
+            return both.ratio.value
 
         share = target.amount
         if target.absolute:
