@@ -50,6 +50,7 @@ def model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
     onnx.save(made, "model.onnx")
     monkeypatch.setattr("onnxprune.timing.PRECISION", 0.5)  # do not measure for long
+    Path("recipe.toml").write_text(blocks("toml")[0], encoding="utf-8")
     np.savez("images.npz", x=np.random.default_rng(0).standard_normal((8, 3, 32, 32)).astype(np.float32))
 
 
