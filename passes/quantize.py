@@ -190,4 +190,6 @@ class Quantize:
         if self.mode == "static":
             notes["calibration"] = {"method": self.calibration, "samples": sum(map(rows, feeds))}
         notes |= account.nodes(choice, *account.integers(choice, made), work.names)
+        if not notes["quantized"]:
+            raise ModelError(f"{name}: quantize finds nothing to do ({account.LEFT}); leave it out")
         return made, notes | {"scales": account.scales(made)}

@@ -45,10 +45,11 @@ def working(graph: Graph, folder: Path) -> Working:
         model = copied(graph.proto, graph.folder, store)
         for node, name in zip(model.graph.node, names, strict=True):
             node.name = name
-        lifted = [node for node in model.graph.node if _is_constant(node, graph)]
-        for node in lifted:
-            carry(model.graph.initializer.add(), graph.constants[node.output[0]], node.output[0], graph.folder, store)
-            model.graph.node.remove(node)
+        rest = [node for node in model.graph.node if not _is_constant(node, graph)]
+        for value in (node.output[0] for node in model.graph.node if _is_constant(node, graph)):
+            carry(model.graph.initializer.add(), graph.constants[value], value, graph.folder, store)
+        del model.graph.node[:]
+        model.graph.node.extend(rest)
         declare(model)
         infos = {v.name: v for v in (*graph.shell.graph.value_info, *graph.proto.graph.value_info)}
         del model.graph.value_info[:]

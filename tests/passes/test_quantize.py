@@ -355,3 +355,10 @@ def test_models_with_nothing_to_quantize() -> None:
     model = b.model(b.op("Neg", b.input("x", "N", 8)))
     with pytest.raises(ModelError, match=r"quantize finds nothing to do \(no such kernel\)"):
         quantized(model, mode="dynamic")
+
+
+def test_matrix_products_without_weights() -> None:
+    b = Builder()
+    model = b.model(b.op("MatMul", b.input("x", "N", 8), b.input("w", 8, 4)))
+    with pytest.raises(ModelError, match=r"quantize finds nothing to do \(its inputs are not constant"):
+        quantized(model, mode="dynamic")
