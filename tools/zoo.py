@@ -74,7 +74,8 @@ def measured(bench: Bench, model: Model, recipe: Recipe) -> Row:
         row["dense"] = bench.once((model.name,), lambda _: dense(bench, model))
         given = ["--data", str(inputs(bench, Run(model, "default", SEED, 1.0)))] if recipe.data else []
         files = [str(file), str(model.place(model.path)), "-o", str(out), "--json", str(record), "--quiet"]
-        row["seconds"] = bench.call("run", [*RUN, *files, *given, *model.options]).seconds
+        ran = bench.call("run", [*RUN, *files, *given, *model.options])
+        row |= {"seconds": ran.seconds, "megabytes": ran.megabytes}
         found = json.loads(record.read_text(encoding="utf-8"))
         row |= {key: found[key] for key in ("params", "macs", "file_bytes", "latency_ms") if key in found}
         row["said"] = [each["said"] for each in found["passes"] if each["said"]]
