@@ -15,7 +15,7 @@ import numpy as np
 from onnxprune.sparsity.layers import Layer
 from onnxprune.sparsity.moments import Moments, Seen
 from onnxprune.sparsity.obs import factor, prune, settle
-from onnxprune.sparsity.patterns import Floats, Grid, Mask
+from onnxprune.sparsity.patterns import Array, Floats, Grid, Mask
 
 CRITERIA = ("auto", "magnitude", "wanda", "obs")
 # SparseGPT's is 0.01; where there are more columns than rows, or nearly so, far more is better. The one that errs least
@@ -42,45 +42,48 @@ class Way:
 
 @dataclass(frozen=True, eq=False)
 class Chosen:
-    """New weights of a layer.
+    """What becomes of the weights of a layer.
 
     Attributes:
-        matrix: [groups, outputs, columns].
+        gone: [groups, outputs, columns], those that become zero.
+        matrix: the same, all weights; None: the others stay as they are.
         shift: [outputs] of all groups, for the bias; None: it stays.
         error: of the result on held-out samples, relative to its variance; None: there are none.
         damping: that was chosen, with obs.
     """
 
-    matrix: Floats
+    gone: Mask
+    matrix: Floats | None = None
     shift: Floats | None = None
     error: float | None = None
     damping: float | None = None
 
 
 def choose(layer: Layer, way: Way, seen: Seen | None) -> Chosen:
-    """The weights of a layer with zeros among them.
+    """The weights of a layer that become zero, and what the others become.
 
     Args:
         layer: the layer.
         way: what goes.
         seen: what the layer reads; needed by all criteria but magnitude.
     """
-    before, grid = layer.matrix(), layer.grid
     if way.criterion == "obs":
         assert seen is not None
-        return _least(before, layer, way, seen)
-    scores = grid.scores(scores_of(layer, way.criterion, seen, before))
-    after = before.copy()
-    after[grid.spread(grid.choose(way.share, way.threshold, way.by_row)(scores))] = 0.0
-    return Chosen(after, None, None if seen is None else _error(before, after, seen.check, None))
+        return _least(layer, way, seen)
+    rule = layer.grid.choose(way.share, way.threshold, way.by_row)
+    gone = layer.grid.spread(rule(layer.grid.scores(scores_of(layer, way.criterion, seen))))
+    if seen is None:
+        return Chosen(gone)
+    before = layer.matrix()
+    return Chosen(gone, error=_error(before, np.where(gone, 0.0, before), seen.check, None))
 
 
-def scores_of(layer: Layer, criterion: str, seen: Seen | None, matrix: Floats | None = None) -> Floats:
+def scores_of(layer: Layer, criterion: str, seen: Seen | None) -> Array:
     """[groups, outputs, columns]: what each weight is worth in the dense layer."""
-    w = layer.matrix() if matrix is None else matrix
     if criterion == "magnitude":
-        return np.abs(w)
+        return np.abs(layer.raw())
     assert seen is not None
+    w = layer.matrix()
     if criterion == "wanda":
         return np.abs(w) * np.sqrt(seen.fit.power)[:, None, :]
     scores, free = np.empty_like(w), layer.reader.bias is not None
@@ -90,9 +93,9 @@ def scores_of(layer: Layer, criterion: str, seen: Seen | None, matrix: Floats | 
     return scores
 
 
-def _least(before: Floats, layer: Layer, way: Way, seen: Seen) -> Chosen:
+def _least(layer: Layer, way: Way, seen: Seen) -> Chosen:
     """SparseGPT at rising dampings while the error on held-out samples falls; then least squares at the best."""
-    fit, free = seen.fit, layer.reader.bias is not None
+    before, fit, free = layer.matrix(), seen.fit, layer.reader.bias is not None
     found = list[tuple[float, float, _Pruned]]()
     for damping in DAMPINGS:
         pruned = _pruned(before, layer.grid, way, fit, damping, free)
@@ -109,7 +112,7 @@ def _least(before: Floats, layer: Layer, way: Way, seen: Seen) -> Chosen:
     if less < error:
         after, error = settled, less
     shift = _shift(before, after, fit, free)
-    return Chosen(after, None if shift is None else shift.reshape(-1), error, damping)
+    return Chosen(pruned.gone, after, None if shift is None else shift.reshape(-1), error, damping)
 
 
 class _Pruned(NamedTuple):

@@ -18,7 +18,7 @@ from onnxprune.groups import Coupling
 from onnxprune.patch import Patch
 from onnxprune.problem import each
 from onnxprune.rules.base import is_weight
-from onnxprune.sparsity.patterns import Array, Floats, Grid, Pattern
+from onnxprune.sparsity.patterns import Array, Floats, Grid, Mask, Pattern
 
 
 class Shape(NamedTuple):
@@ -64,22 +64,34 @@ class Layer:
         """[groups, outputs, columns], made anew each time: layers are many."""
         return np.asarray(self.grid.lay(Consumer(self.reader.each, self.reader.constant).weights))
 
-    def dense(self) -> Array:
-        """The weights as the model has them."""
-        return self.reader.coupling.graph.array(self.reader.constant)
+    def raw(self) -> Array:
+        """[groups, outputs, columns]: the weights as the model has them, without Gemm's alpha."""
+        return self.stored(self.reader.coupling.graph.array(self.reader.constant))
 
-    def patch(self, matrix: Floats, shift: Floats | None = None) -> Patch:
-        """The model with another matrix, in the type of the weights, and with `shift` added to the bias.
+    def patch(self, gone: Mask, matrix: Floats | None = None, shift: Floats | None = None) -> Patch:
+        """The model with zeros in the weights.
+
+        Args:
+            gone: [groups, outputs, columns], where they are.
+            matrix: what the weights are besides; None: as they were.
+            shift: [outputs], added to the bias; None: nothing.
 
         Raises:
             ModelError: what is stored is not what the pattern asks for.
         """
-        made = self.reader.patch(self.grid.unlay(matrix, self.shape.taps), None)
-        dtype = helper.tensor_dtype_to_np_dtype(self.reader.coupling.graph.constants[self.reader.constant].data_type)
-        stored = {self.reader.constant: np.asarray(made.weights[self.reader.constant]).astype(dtype)}
-        if not self.grid.holds(self.stored(stored[self.reader.constant]), matrix == 0):
+        graph, name = self.reader.coupling.graph, self.reader.constant
+        if matrix is None:
+            made = np.where(self._laid(gone.astype(np.float32)) != 0, 0, graph.array(name))
+        else:
+            made = self._laid(matrix)
+        made = made.astype(helper.tensor_dtype_to_np_dtype(graph.constants[name].data_type), copy=False)
+        if not self.grid.holds(self.stored(made), gone):
             raise ModelError(f"sparsify: {self.label!r} does not have its pattern; please report this model")
-        return Patch(stored) if shift is None else Patch(stored) | self.reader.shifted(shift)
+        return Patch({name: made}) if shift is None else Patch({name: made}) | self.reader.shifted(shift)
+
+    def _laid(self, matrix: Array) -> Array:
+        found = self.reader.patch(self.grid.unlay(matrix, self.shape.taps), None)
+        return np.asarray(found.weights[self.reader.constant])
 
     def hollow(self, matrix: Array) -> bool:
         """Whether a whole output, or all weights of an input channel, are zero."""

@@ -22,6 +22,7 @@ from onnxprune.sparsity.choice import Chosen, Way, choose, scores_of
 from onnxprune.sparsity.layers import Layer
 from onnxprune.sparsity.moments import Seen, look
 from onnxprune.sparsity.patterns import Array
+from onnxprune.sparsity.ranking import shares
 from onnxprune.sparsity.worth import Bytes, bytes_of
 
 
@@ -95,18 +96,13 @@ class Work:
             with closing(self._walk(self.turn)) as dense:
                 seen = zip(self._seen(self.turn, dense), self.ways, strict=True)
                 scores = [self._scores(layer, way, found) for (layer, found), way in seen]
-        sizes = [layer.size / s.size for s, layer in zip(scores, self.layers, strict=True)]
-        every, weight = np.concatenate(scores), np.repeat(sizes, [s.size for s in scores])
-        order = np.argsort(every, kind="stable")
-        gone = np.zeros(every.size, dtype=bool)
-        gone[order[: np.searchsorted(np.cumsum(weight[order]), share * weight.sum() + 0.5)]] = True
-        parts = np.split(gone, np.cumsum([s.size for s in scores])[:-1])
-        return replace(self, ways=[replace(w, share=float(p.mean())) for w, p in zip(self.ways, parts, strict=True)])
+        parts = shares(scores, [layer.size for layer in self.layers], share)
+        return replace(self, ways=[replace(way, share=part) for way, part in zip(self.ways, parts, strict=True)])
 
     def _scores(self, layer: Layer, way: Way, seen: Seen | None) -> Array:
         scores = layer.grid.scores(scores_of(layer, way.criterion, seen)).reshape(-1)
         if seen is None or way.criterion == "magnitude":
-            return scores.astype(np.float32)
+            return scores.astype(np.float32, copy=False)
         power = np.square(scores) if way.criterion == "wanda" else scores
         return (power / max(seen.fit.variance(layer.matrix()), float(np.finfo(float).tiny))).astype(np.float32)
 
@@ -121,7 +117,7 @@ class Work:
 
     def _finish(self, layer: Layer, chosen: Chosen) -> Patch:
         """The new weights of a layer, checked; what it became is noted."""
-        patch, name = layer.patch(chosen.matrix, chosen.shift), layer.reader.constant
+        patch, name = layer.patch(chosen.gone, chosen.matrix, chosen.shift), layer.reader.constant
         new, kind = patch.weights[name], self.graph.constants[name].data_type
         stored = layer.stored(new)
         before, after = at_once(lambda a: bytes_of(a, kind), [self.graph.array(name), new], self.engine.workers)

@@ -160,10 +160,13 @@ class Quota:
         self.shown += scores.size
         count = round(self.share * self.shown) - self.taken
         self.taken += count
-        found = np.zeros(scores.size, dtype=bool)
-        if count:
-            found[np.argpartition(scores, count - 1, axis=None)[:count]] = True
-        return found.reshape(scores.shape)
+        if not count:
+            return np.zeros(scores.shape, dtype=bool)
+        last = np.partition(scores, count - 1, axis=None)[count - 1]
+        found = np.asarray(scores < last)
+        equal = np.flatnonzero(scores == last)[: count - np.count_nonzero(found)]
+        found.reshape(-1)[equal] = True
+        return found
 
 
 def lowest_by_row(scores: Array, share: float) -> Mask:
@@ -179,7 +182,9 @@ def lowest_by_row(scores: Array, share: float) -> Mask:
 def _all_but(most: int, of: int, scores: Array) -> Mask:
     """All but the highest `most` of every `of` neighbours; of equal ones the first stay."""
     neighbours = scores.reshape(*scores.shape[:2], -1, of)
-    order = np.argsort(-neighbours, axis=-1, kind="stable")
-    found = np.zeros(neighbours.shape, dtype=bool)
-    np.put_along_axis(found, order[..., most:], True, axis=-1)
-    return found.reshape(scores.shape)
+    better = np.zeros(neighbours.shape, dtype=np.uint16)
+    for k in range(of):  # sorting takes an index of eight bytes for each weight
+        one = neighbours[..., k : k + 1]
+        better += one > neighbours
+        better[..., k + 1 :] += one == neighbours[..., k + 1 :]
+    return np.asarray(better >= most).reshape(scores.shape)
