@@ -1,4 +1,4 @@
-"""The recipes in docs/passes run as written, on the default model with its calibration inputs."""
+"""The recipes in docs run as written, on the default model with its calibration inputs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tests.e2e.conftest import Run
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted((ROOT / "docs" / "passes").glob("*.md"))
+PAGES = [page for page in sorted((ROOT / "docs").rglob("*.md")) if page.name != "zoo.md"]  # whose tool runs its own
 DEFAULT = ROOT / "models" / "default"
 RECIPES = [
     pytest.param(text, id=f"{page.stem}-{number}")
