@@ -167,6 +167,8 @@ class Pipeline:
                 record.setdefault("recover", "none")
                 plan = outcome.plan if current is original else None
                 context = replace(context, before=current, plan=outcome.plan, touched=outcome.touched)
+            if outcome.settles:
+                context = replace(context, settled=record["passes"][-1]["name"])
             last = number == len(self.passes)
             if outcome.proof is not None:
                 proofs.append(outcome.proof if last else replace(outcome.proof, cut=outcome.proof.cut or outcome.model))

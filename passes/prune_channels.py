@@ -23,7 +23,7 @@ from onnxprune.latency.block import resolve_align
 from onnxprune.latency.meet import Clock
 from onnxprune.latency.networks import table_of
 from onnxprune.latency.table import Table
-from onnxprune.lossless import lossless
+from onnxprune.lossless import aligned
 from onnxprune.observe import Seen, observe
 from onnxprune.outcome import carry_out
 from onnxprune.parts import Engine
@@ -54,7 +54,7 @@ class PruneChannels:
             target where it keeps most, "damage" measures on the data what narrower groups do to the answers; "auto":
             damage where there are data and the criterion is auto, else budget for a latency and global for the rest.
             A threshold takes the same units in "global" and "local", and goes with no other.
-        align: keep widths multiples of this; "auto" is the provider's block, which is measured once.
+        align: keep widths multiples of this; "auto" is the provider's block, which is measured once (lossless: 1).
         keep: regular expression or several; groups with a matching tensor or node stay whole.
         ratios: (regular expression, share): groups that keep a share of their own.
         combine: how the scores of a unit's tensors are put together: mean, sum or max.
@@ -109,14 +109,14 @@ class PruneChannels:
         target = parse_target(self.target)
         measure = context.bench_seconds > 0
         with context.stage("analysis"):
-            align = 1
-            if target.kind != LOSSLESS:
+            align = 1  # of a lossless cut, unless a number is given
+            if target.kind != LOSSLESS or self.align != AUTO:
                 half = is_half(graph.proto)
                 align = resolve_align(self.align, context.provider, measure, half)
             coupling = context.couple(graph, Options(align, self.allow_inexact, self.head_dims))
         if target.kind == LOSSLESS:
             with context.stage("search"):
-                removed, folds = lossless(coupling, kept_whole(coupling, self.keep))
+                removed, folds = aligned(coupling, align, kept_whole(coupling, self.keep))
             return carry_out(coupling, removed, make_plan(coupling, removed, folds), context)
         limits, scope = Limits(align, self.keep, tuple(self.ratios)), self._scope(context, target)
         if scope == "damage":

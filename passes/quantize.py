@@ -136,7 +136,7 @@ class Quantize:
             notes["weight_bytes"] = {"before": account.weight_bytes(graph.proto), "after": account.weight_bytes(made)}
             model = context.make(lambda store: copied(made, folder, store))
         session(model, context.provider, context.threads, optimize=False, arena=False)  # or a ModelError
-        return Outcome(model, {"quantize": notes}, said=account.said(notes))
+        return Outcome(model, {"quantize": notes}, settles=True, said=account.said(notes))
 
     def _opset(self) -> int:
         """The operator set in which what is asked for can be said: scales for channels, integers of 16 bits."""

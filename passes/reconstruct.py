@@ -56,6 +56,8 @@ class Reconstruct:
             raise OptionError("reconstruct: there is no cut to recover from; put it after a pass that cuts")
         if method == "none":
             return Outcome(graph.proto)
+        if context.settled:
+            raise OptionError(f"reconstruct: would undo what {context.settled} did to the weights; put it before that")
         if context.data is None:
             return self._unseen(_pair(graph, context.before, context), context)
         engine = Engine(context.provider, context.threads)

@@ -12,8 +12,10 @@ from onnx import ModelProto
 from onnxprune import graph as graphs
 from onnxprune.coupling import couple
 from onnxprune.errors import OptionError
+from onnxprune.formats import is_half
 from onnxprune.graph import Graph
-from onnxprune.lossless import lossless
+from onnxprune.latency.block import resolve_align
+from onnxprune.lossless import aligned
 from onnxprune.outcome import carry_out
 from onnxprune.parts import Engine
 from onnxprune.passes import register
@@ -50,6 +52,7 @@ class Sparsify:
         scope: "layer" takes the share of every layer, "global" of all together, from those that lose least by it.
         keep: regular expression or several; layers with a matching node or tensor stay dense.
         cut: remove channels that nothing reads any more or that became constant (the function stays the same).
+        align: widths that are cut so stay multiples of this; "auto" is the provider's block, which is measured once.
         storage: "sparse" writes weights as sparse tensors where that is smaller, "dense" none.
         seed: of the places that are sampled in the data.
     """
@@ -61,6 +64,7 @@ class Sparsify:
     scope: str = "layer"
     keep: str | Sequence[str] = ()
     cut: bool = True
+    align: str | int = "auto"
     storage: str = "dense"
     seed: int = 0
 
@@ -110,14 +114,14 @@ class Sparsify:
         done = [work.done[layer.reader.constant] for layer in layers]
         outcome = Outcome(model)
         if self.cut and pattern.survives_cuts and any(d.hollow for d in done):
-            outcome = _without_hollow(model, context)
+            outcome = _without_hollow(model, self.align, context)
         units = sum(g["units"]["before"] - g["units"]["after"] for g in outcome.notes.get("groups", ()))
         sparse = None
         if self.storage == "sparse":
             with context.stage("sparse tensors"):
                 outcome, sparse = _stored_sparse(outcome, {d.constant for d in done}, context)
         told = Told(pattern, criterion, done, left, units, sparse)
-        return replace(outcome, notes={**outcome.notes, "sparsify": told.notes}, said=told.sentence)
+        return replace(outcome, notes={**outcome.notes, "sparsify": told.notes}, settles=True, said=told.sentence)
 
     def _criterion(self, context: Context) -> str:
         """What "auto" stands for.
@@ -135,12 +139,13 @@ class Sparsify:
         return self.criterion
 
 
-def _without_hollow(model: ModelProto | Path, context: Context) -> Outcome:
+def _without_hollow(model: ModelProto | Path, align: str | int, context: Context) -> Outcome:
     """The model without channels that its function does not need."""
     with context.stage("search"):
         coupling = couple(graphs.load(model, context.shapes), Options())
         context.observe(coupling)
-        removed, folds = lossless(coupling)
+        half = is_half(coupling.graph.proto)
+        removed, folds = aligned(coupling, resolve_align(align, context.provider, context.bench_seconds > 0, half))
     if not removed.any():
         return Outcome(model)
     return carry_out(coupling, removed, make_plan(coupling, removed, folds), context)

@@ -73,7 +73,7 @@ class Told:
             f"{'layer is' if count == 1 else 'layers are'} zero ({self.pattern.text}, {self.criterion})"
         ]
         parts += [f"{len(self.left)} more stay dense"] if self.left else []
-        parts += [f"{self.cut} channels or other units went as a whole (odd widths may be slower)"] if self.cut else []
+        parts += [f"{self.cut} channels or other units went as a whole"] if self.cut else []
         ratio = stored["deflated"]["after"] / max(stored["deflated"]["before"], 1)
         parts.append(f"compressed (DEFLATE) they take {ratio:.0%} of what they took")
         if self.sparse is not None:

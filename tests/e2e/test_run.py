@@ -86,3 +86,12 @@ def test_repair_that_does_not_find_its_layers_is_refused(fails: Fails, folder: P
     recipe.write_text("".join(f"[[pass]]\nname = {step}\n" for step in steps))
     said = fails("run", "recipe.toml", "bn.onnx", "-o", "o.onnx", "--data", "images.npz", *FAST)
     assert "reconstruct does not find" in said and "put clean-up passes before the cut" in said
+
+
+@pytest.mark.parametrize("step", ['"sparsify"', '"quantize"\nmode = "dynamic"'])
+def test_repair_that_would_undo_a_pass_is_refused(step: str, fails: Fails, recipe: Path) -> None:
+    steps = ('"prune_channels"\nalign = 1\ncriterion = "l2"', step, '"reconstruct"')
+    recipe.write_text("".join(f"[[pass]]\nname = {each}\n" for each in steps))
+    said = fails("run", "recipe.toml", "net.onnx", "-o", "o.onnx", "--data", "images.npz", *FAST)
+    name = step.split('"')[1]
+    assert said == f"reconstruct: would undo what {name} did to the weights; put it before that"
