@@ -1,5 +1,5 @@
 """The target "lossless": remove exactly what does not change the function."""
 
-from onnxprune.lossless.search import lossless
+from onnxprune.lossless.search import joined, lossless
 
-__all__ = ["lossless"]
+__all__ = ["joined", "lossless"]
