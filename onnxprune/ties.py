@@ -1,196 +1,190 @@
-"""Units that share their parameters: the centroids of clusters in place of what makes each unit.
+"""Units that share their parameters: the centroids of clusters take the place of what makes each unit.
 
-A unit is what its producers make of it: filters, biases, what BatchNormalization and other operators do to each channel.
-Where BatchNormalization alone reads a contraction, filters are compared and averaged as it scales them,
+A unit is what its makers make of it: filters, biases, what BatchNormalization and other operators do to each channel.
+Where BatchNormalization alone reads a contraction, what it makes of the filters is averaged,
 
-    y = s (W x + b - mean) + beta,   s = gamma / sqrt(var + eps):   s W, s b, s mean and beta are averaged,
+    y = s (W x + b - mean) + beta,   s = gamma / sqrt(var + eps):   s W, s b, s mean and beta,
 
-so that it does not matter how the scale is split between the two (Wang et al. 2025, Forget the Data and Fine-Tuning!
-Just Fold the Network to Compress).
+so that it does not matter how a scale is split between the two (Wang et al. 2025, Forget the Data and Fine-Tuning! Just
+Fold the Network to Compress).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from onnxprune import uses
-from onnxprune.folds import FLOATS, exclusive
+from onnxprune.folds import FLOATS, Array, Floats, exclusive
 from onnxprune.groups import Coupling, Group, Member
 from onnxprune.lossless.search import positions
-from onnxprune.patch import Patch
-from onnxprune.rules.base import Dim
+from onnxprune.patch import NOTHING, Patch
+from onnxprune.rules.base import Dim, Index
 
-Array = NDArray[Any]
-Floats = NDArray[np.float64]
-Index = NDArray[np.intp]
-
-LEAST = 1 / 16  # of the mean square that a cluster keeps: what is less was a sum of opposites, and noise
+LEAST = 1 / 16  # of the mean square that a cluster keeps: filters that cancel out do not grow from rounding
 
 
 @dataclass(frozen=True)
 class Norm:
-    """A BatchNormalization and the contraction that it alone reads.
+    """A BatchNormalization that alone reads a contraction.
 
     Attributes:
-        gamma, beta, mean, var: the names under which it reads its constants.
-        scaled: axes of the contraction's weights and of its bias that run over the channels.
+        y: what it reads.
+        gamma, mean, var: axes of its constants.
+        scaled: axes of the contraction's weights and bias that run over the channels.
         epsilon: what is added to the variance.
     """
 
-    gamma: str
-    beta: str
-    mean: str
-    var: str
+    y: str
+    gamma: Dim
+    mean: Dim
+    var: Dim
     scaled: tuple[Dim, ...]
     epsilon: float
 
+    @property
+    def dims(self) -> tuple[Dim, ...]:
+        """All axes of constants that are averaged together."""
+        return (self.gamma, self.mean, self.var, *self.scaled)
 
-class Makers:
-    """What makes the units of a group: [unit, ...] of every parameter of theirs that is not contracted.
-
-    Attributes:
-        members: the axes of these parameters.
-        able: whether units can share them: integers come with scales that units do not share.
-        values: name of a use -> [unit, numbers of a unit], averaged as the module says.
-    """
-
-    def __init__(self, coupling: Coupling, group: Group, norms: Mapping[str, Norm], patch: Patch) -> None:
-        """Read them, as a patch has them."""
-        self.coupling, self.group = coupling, group
-        self.members = tuple(m for m in group.members if m.role != "in")
-        graph = coupling.graph
-        self.able = bool(self.members) and all(graph.constants[m.constant].data_type in FLOATS for m in self.members)
-        self.norms = list(dict.fromkeys(norms[m.use] for m in self.members if m.use in norms))
-        self.values: dict[Dim, Floats] = {}
-        if self.able:
-            for m in self.members:
-                self.values[Dim(m.use, m.axis)] = self._rows(m, current(coupling, m, patch))
-        for norm in self.norms:
-            self._scale(norm)
-
-    def _places(self, member: Member) -> Index:
-        """[unit, its indices] along the axis."""
-        units = self.coupling.unit_of(Dim(member.use, member.axis))
-        assert units is not None
-        order, start, number = positions(units, self.coupling.units)
-        mine = self.group.units
-        return order[start[mine][:, None] + np.arange(number[mine[0]])]
-
-    def _rows(self, member: Member, array: Array) -> Floats:
-        taken = np.moveaxis(array, member.axis, 0)[self._places(member)]
-        return taken.reshape(len(taken), -1).astype(np.float64)
-
-    def laid(self, member: Member, array: Array) -> Array:
-        """An array with the values in their places."""
-        made = np.array(array)
-        view, places = np.moveaxis(made, member.axis, 0), self._places(member)
-        rows = self.values[Dim(member.use, member.axis)]
-        view[places] = rows.reshape(*places.shape, *view.shape[1:]).astype(made.dtype)
-        return made
-
-    def _scale(self, norm: Norm) -> None:
-        gamma, var, mean = (self.values[Dim(n, 0)] for n in (norm.gamma, norm.var, norm.mean))
-        s = gamma / np.sqrt(np.maximum(var, 0.0) + norm.epsilon)
-        for dim in norm.scaled:
-            self.values[dim] = _each(self.values[dim], s)
-        self.values[Dim(norm.mean, 0)] = mean * s
-        self.values[Dim(norm.gamma, 0)] = np.abs(gamma)
-        self.values[Dim(norm.var, 0)] = np.abs(s)
-
-    def tie(self, mean: csr_array, keep_variance: bool) -> None:
-        """Give all units of a cluster what they are on average: mean is [unit, unit], rows of sum one."""
-        norm_of = {dim: norm for norm in self.norms for dim in norm.scaled}
-        before = dict(self.values)
-        for dim, rows in before.items():
-            self.values[dim] = mean @ rows
-        for member in self.members:
-            dim = Dim(member.use, member.axis)
-            if member.role == "out" and dim not in norm_of and keep_variance:
-                self.values[dim] = self.values[dim] / faded(before[dim], self.values[dim], mean)
-        for norm in self.norms:
-            self._unscale(norm, before, mean, keep_variance)
-
-    def _unscale(self, norm: Norm, before: Mapping[Dim, Floats], mean: csr_array, keep_variance: bool) -> None:
-        dims = [Dim(n, 0) for n in (norm.gamma, norm.var, norm.mean)]
-        w = norm.scaled[0]
-        k = before[dims[0]].shape[1]
-        fade = faded(before[w].reshape(-1, before[w].shape[1] // k), self.values[w].reshape(-1, before[w].shape[1] // k), csr_kron(mean, k)).reshape(-1, k)
-        rms = np.sqrt(mean @ np.square(before[dims[0]]))
-        s = self.values[dims[1]]
-        back = np.divide(1.0, s, out=np.zeros_like(s), where=s > 0)
-        for dim in norm.scaled:
-            self.values[dim] = _each(self.values[dim], back)
-        self.values[dims[2]] = self.values[dims[2]] * back
-        truth = rms * fade  # the deviation of what the shared filters make, by the statistics of the original ones
-        gamma = rms if keep_variance else truth
-        scale = s / fade if keep_variance else s
-        self.values[dims[0]] = gamma
-        deviation = np.divide(gamma, scale, out=np.ones_like(s), where=scale > 0)
-        self.values[dims[1]] = np.maximum(np.square(deviation) - norm.epsilon, 0.0)
+    def scale(self, gamma: Floats, var: Floats) -> Floats:
+        """What channels are multiplied with."""
+        return np.asarray(gamma / np.sqrt(np.maximum(var, 0.0) + self.epsilon))
 
 
-def csr_kron(mean: csr_array, k: int) -> csr_array:
-    from scipy.sparse import eye_array, kron
-    return mean if k == 1 else csr_array(kron(mean, eye_array(k)))
-
-
-def faded(before: Floats, after: Floats, mean: csr_array) -> Floats:
-    """[unit, 1]: the root mean square of what filters make after they were averaged, over what it was: (0, 1]."""
-    was = mean @ np.square(before).sum(axis=1, keepdims=True)
-    now = np.square(after).sum(axis=1, keepdims=True)
-    ratio = np.divide(now, was, out=np.ones_like(was), where=was > 0)
-    return np.sqrt(np.clip(ratio, LEAST, 1.0))
-
-
-def _each(rows: Floats, scale: Floats) -> Floats:
-    """Numbers of a unit times what belongs to each of its indices: [unit, indices * rest] and [unit, indices]."""
-    return (rows.reshape(*scale.shape, -1) * scale[:, :, None]).reshape(rows.shape)
-
-
-def current(coupling: Coupling, member: Member, patch: Patch) -> Array:
-    """A parameter as one of its users reads it."""
-    if member.use != member.constant:
-        node, slot = uses.reader(member.use)
-        found = patch.inputs.get((coupling.graph.nodes[node].outputs[0], slot))
-    else:
-        found = patch.weights.get(member.constant)
-    return coupling.graph.array(member.constant) if found is None else found
-
-
-def put(coupling: Coupling, member: Member, array: Array) -> Patch:
-    """A parameter as one of its users is to read it."""
-    if member.use == member.constant:
-        return Patch({member.constant: array})
-    node, slot = uses.reader(member.use)
-    return Patch(inputs={(coupling.graph.nodes[node].outputs[0], slot): array})
-
-
-def norms(self) -> list[Norm]:
-        """The BatchNormalizations among them."""
-        mine = {m.use for m in self.members}
-        return [n for n in norms(self.coupling) if {n.gamma, n.beta, n.mean, n.var, *(d.value for d in n.scaled)} <= mine]
-
-
-def norms(coupling: Coupling) -> Iterator[Norm]:
-    """Every BatchNormalization that alone reads a contraction whose weights nobody else reads."""
-    graph = coupling.graph
-    made = {node.outputs[0]: spec for node, spec in coupling.linears}
+def norms(coupling: Coupling) -> list[Norm]:
+    """Every BatchNormalization that alone reads a contraction whose weights and bias are read by nobody else."""
+    graph, found = coupling.graph, []
+    specs = {node.outputs[0]: spec for node, spec in coupling.linears}
     for view in coupling.views:
-        spec = made.get(view.node.inputs[0]) if view.node.op == "BatchNormalization" and not view.node.domain else None
+        spec = specs.get(view.node.inputs[0]) if view.key == "BatchNormalization" else None
         if spec is None or not exclusive(graph, view.node.inputs[0]):
             continue
         scaled = [spec.w_out]
         if spec.bias is not None:
             scaled.append(Dim(spec.bias, len(graph.shapes.get(coupling.source.get(spec.bias, spec.bias)) or ()) - 1))
-        names = [coupling.source.get(d.value, d.value) for d in scaled]
-        size = graph.size(view.node.inputs[1]) if view.node.inputs[1] in graph.constants else -1
-        whole = all(n in graph.constants and graph.constants[n].dims[d.axis] == size for n, d in zip(names, scaled))
-        alone = exclusive(graph, names[0]) and (len(names) < 2 or names[1] != scaled[1].value or exclusive(graph, names[1]))
-        if whole and alone:
-            yield Norm(*view.names[1:5], tuple(scaled), float(view.node.attrs.get("epsilon", 1e-5)))
+        if all(_own(coupling, dim, view.shape(1)[0]) for dim in scaled):
+            gamma, _, mean, var = (Dim(name, 0) for name in view.names[1:5])
+            epsilon = float(view.attrs.get("epsilon", 1e-5))
+            found.append(Norm(view.node.inputs[0], gamma, mean, var, tuple(scaled), epsilon))
+    return found
+
+
+def _own(coupling: Coupling, dim: Dim, size: int | str | None) -> bool:
+    """Whether an axis is of a constant that one node alone reads (or a private name of it), and runs over channels."""
+    graph, name = coupling.graph, coupling.source.get(dim.value, dim.value)
+    alone = name != dim.value or exclusive(graph, name)
+    return alone and name in graph.constants and graph.constants[name].dims[dim.axis] == size
+
+
+def places(coupling: Coupling, group: Group, dim: Dim) -> Index | None:
+    """[unit of the group, its indices] along an axis; None where it has none."""
+    units = coupling.unit_of(dim)
+    if units is None:
+        return None
+    order, start, number = positions(units, coupling.units)
+    count = number[group.units]
+    if not count[0] or (count != count[0]).any():
+        return None
+    return np.asarray(order[start[group.units][:, None] + np.arange(count[0])])
+
+
+class Makers:
+    """What makes the units of a group.
+
+    Attributes:
+        members: the parameters of the units that are not contracted over them.
+        able: whether units can share these: integers come with scales that units do not share.
+    """
+
+    def __init__(self, coupling: Coupling, group: Group, norms: Mapping[Dim, Norm], patch: Patch = NOTHING) -> None:
+        """Find them.
+
+        Args:
+            coupling: the analysis.
+            group: the group.
+            norms: axis -> the BatchNormalization that it is averaged with.
+            patch: what has changed already.
+        """
+        self.coupling, self.group, self._norms, self._patch = coupling, group, norms, patch
+        graph = coupling.graph
+        self.members = tuple(m for m in group.members if m.role != "in" and m.constant not in graph.filled)
+        self._places = {m: places(coupling, group, Dim(m.use, m.axis)) for m in self.members}
+        plain = all(graph.constants[m.constant].data_type in FLOATS for m in group.members)
+        self.able = plain and all(at is not None for at in self._places.values())
+
+    def values(self, *roles: str) -> dict[Dim, Floats]:
+        """Axis of a parameter (with one of these roles, if some are given) -> [unit, numbers of a unit]."""
+        found = {}
+        for m in self.members:
+            if not roles or m.role in roles:
+                rows = np.moveaxis(self._read(m), m.axis, 0)[self._places[m]]
+                found[Dim(m.use, m.axis)] = rows.reshape(len(rows), -1).astype(np.float64)
+        return found
+
+    def tied(self, mean: csr_array, variance: bool) -> Patch:
+        """What has changed, and that all units of a cluster are what they are on average.
+
+        Args:
+            mean: [unit, unit], rows that sum to one and are equal inside a cluster.
+            variance: filters grow so that their mean square is that of the originals, which averages fall short of.
+        """
+        values, patch = self.values(), self._patch
+        norms = {norm.y: norm for dim in values if (norm := self._norms.get(dim)) and norm.gamma in values}
+        scales = {y: norm.scale(values[norm.gamma], values[norm.var]) for y, norm in norms.items()}
+        for y, norm in norms.items():
+            for dim in (norm.mean, *norm.scaled):
+                values[dim] = _times(values[dim], scales[y])
+        new = {dim: np.asarray(mean @ rows) for dim, rows in values.items()}
+        for member in self.members:
+            dim = Dim(member.use, member.axis)
+            if variance and member.role == "out" and dim not in self._norms:
+                new[dim] /= _faded(values[dim], new[dim], mean)
+        for y, norm in norms.items():
+            shared = np.asarray(mean @ np.abs(scales[y]))
+            back = np.divide(1.0, shared, out=np.zeros_like(shared), where=shared > 0)
+            fade = _faded(values[norm.scaled[0]], new[norm.scaled[0]], mean) if variance else 1.0
+            for dim in (norm.mean, *norm.scaled):
+                new[dim] = _times(new[dim], back)
+            new[norm.gamma] = shared / fade * np.sqrt(np.maximum(new[norm.var], 0.0) + norm.epsilon)
+        for member in self.members:
+            patch |= self._written(member, new[Dim(member.use, member.axis)], patch)
+        return patch
+
+    def _read(self, member: Member, patch: Patch | None = None) -> Array:
+        """A parameter as one of its users reads it."""
+        patch = self._patch if patch is None else patch
+        if member.use == member.constant:
+            found = patch.weights.get(member.constant)
+        else:
+            found = patch.inputs.get(self._slot(member))
+        return self.coupling.graph.array(member.constant) if found is None else found
+
+    def _written(self, member: Member, rows: Floats, patch: Patch) -> Patch:
+        """A parameter with other numbers, as one of its users is to read it."""
+        array, at = np.array(self._read(member, patch)), self._places[member]
+        assert at is not None
+        moved = np.moveaxis(array, member.axis, 0)
+        moved[at] = rows.reshape(*at.shape, *moved.shape[1:]).astype(array.dtype)
+        own = member.use != member.constant
+        return Patch(inputs={self._slot(member): array}) if own else Patch({member.constant: array})
+
+    def _slot(self, member: Member) -> tuple[str, int]:
+        node, slot = uses.reader(member.use)
+        return self.coupling.graph.nodes[node].outputs[0], slot
+
+
+def _times(rows: Floats, scale: Floats) -> Floats:
+    """[unit, numbers]: those of each index of a unit times [unit, indices]."""
+    return np.asarray((rows.reshape(*scale.shape, -1) * scale[:, :, None]).reshape(rows.shape))
+
+
+def _faded(before: Floats, after: Floats, mean: csr_array) -> Floats:
+    """[unit, 1]: the root mean square of filters after they were averaged over what it was before."""
+    was = mean @ np.square(before).sum(axis=1, keepdims=True)
+    now = np.square(after).sum(axis=1, keepdims=True)
+    ratio = np.divide(now, was, out=np.ones_like(was), where=was > 0)
+    return np.asarray(np.sqrt(np.clip(ratio, LEAST, 1.0)))
