@@ -20,7 +20,7 @@ import numpy as np
 from onnxprune.calibrate import Statistics
 from onnxprune.consumers import Consumer, consumers
 from onnxprune.expected.analysis import expectations
-from onnxprune.folds import Floats
+from onnxprune.folds import Array, Floats
 from onnxprune.groups import Coupling, Group
 from onnxprune.rules.base import Dim
 from onnxprune.ties import Makers, Norm, places
@@ -57,13 +57,17 @@ class Kinship:
             products = self._expected(makers)
         weights, squares = np.zeros(len(products)), np.diag(products)
         for reader in self._reading(group):
-            energy = np.square(reader.weights).sum(axis=(1, 3)).reshape(-1)
+            energy = np.square(_rows(reader)).sum(axis=(1, 3), dtype=np.float64).reshape(-1)
             read = energy[places(self.coupling, group, reader.x)].sum(axis=1)
             weights += read / max(float(read @ squares), TINY)
         return products, weights if weights.any() else np.ones_like(weights) / max(float(squares.sum()), TINY)
 
     def _reading(self, group: Group) -> list[Consumer]:
-        return [r for r in self.readers if r.mixes and places(self.coupling, group, r.x) is not None]
+        return [r for r in self.readers if self._mixes(r) and places(self.coupling, group, r.x) is not None]
+
+    def _mixes(self, reader: Consumer) -> bool:
+        """As `Consumer.mixes`, which would keep its weights in memory."""
+        return reader.groups == 1 or self.coupling.size(reader.spec.w_in) > 1
 
     def _met(self, group: Group) -> Floats | None:
         """The products in the data; None where none were collected."""
@@ -74,7 +78,7 @@ class Kinship:
             if stats is None or stats.second is None or at is None:
                 return None
             second = stats.second / max(stats.rows, 1)
-            found.append(sum(second[np.ix_(column, column)] for column in at.T))
+            found.append(np.sum([second[np.ix_(column, column)] for column in at.T], axis=0))
         return np.asarray(np.mean(found, axis=0)) if found else None
 
     def _expected(self, makers: Makers) -> Floats:
@@ -82,7 +86,7 @@ class Kinship:
         for reader in self.readers:
             at = places(self.coupling, group, reader.y)
             if at is not None:
-                (filters if reader.mixes else kernels).append(self._filters(reader)[at].reshape(len(at), -1))
+                (filters if self._mixes(reader) else kernels).append(self._filters(reader)[at].reshape(len(at), -1))
         if not filters:
             filters = list((makers.values("out") or makers.values()).values())
         made = np.concatenate(filters, axis=1)
@@ -104,12 +108,13 @@ class Kinship:
 
     def _filters(self, reader: Consumer) -> Floats:
         """[results, numbers of each]: weights, times the deviations of what they read, as the norm behind has them."""
-        groups, _, channels, _ = reader.weights.shape
+        rows = _rows(reader)
+        groups, outputs, channels, _ = rows.shape
         mean, variance = self.laws.of(reader.x.value).along(reader.x.axis, groups * channels)
-        # What a kernel reads is one channel: its own size is all that counts.
-        spread = variance if reader.mixes else variance + np.square(mean)
-        spread = np.where(np.isnan(spread).any(), 1.0, np.sqrt(spread)).reshape(groups, 1, channels, 1)
-        rows = (reader.weights * spread).reshape(groups * reader.weights.shape[1], -1)
+        # A kernel reads one channel, whose mean it does not tell from the rest.
+        spread = variance if self._mixes(reader) else variance + np.square(mean)
+        spread = np.ones_like(spread) if np.isnan(spread).any() else np.sqrt(spread)
+        rows = (rows * (reader.each.alpha * spread.reshape(groups, 1, channels, 1))).reshape(groups * outputs, -1)
         norm = self._norms.get(reader.y.value)
         if norm is None:
             return rows
@@ -119,6 +124,13 @@ class Kinship:
     def _array(self, dim: Dim) -> Floats:
         graph = self.coupling.graph
         return graph.array(self.coupling.source.get(dim.value, dim.value)).astype(np.float64)
+
+
+def _rows(reader: Consumer) -> Array:
+    """[groups, results, channels of a group, taps]: the weights, read anew."""
+    rows = reader.each.rows({})
+    assert rows is not None
+    return np.asarray(rows.reshape(reader.groups, -1, *rows.shape[1:]))
 
 
 def _correlation(rows: Floats) -> Floats:

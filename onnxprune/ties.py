@@ -83,7 +83,7 @@ def _own(coupling: Coupling, dim: Dim, size: int | str | None) -> bool:
 def places(coupling: Coupling, group: Group, dim: Dim) -> Index | None:
     """[unit of the group, its indices] along an axis; None where it has none."""
     units = coupling.unit_of(dim)
-    if units is None:
+    if units is None or not np.isin(coupling.group_of[units[units >= 0]], coupling.group_of[group.units[0]]).any():
         return None
     order, start, number = positions(units, coupling.units)
     count = number[group.units]
