@@ -12,6 +12,7 @@ hardly read can go into another one that it is not like.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +46,29 @@ class Tree:
         a, b = self.pairs[:merges].T
         edges = coo_array((np.ones(merges), (a, b)), shape=(count, count))
         return np.asarray(connected_components(edges, directed=False)[1], dtype=np.intp)
+
+
+@dataclass(frozen=True, eq=False)
+class Clusters:
+    """Units in clusters.
+
+    Attributes:
+        labels: [units], the cluster of each, from 0; none is empty.
+        weights: [units], of each in the mean of its cluster; more than zero.
+    """
+
+    labels: Index
+    weights: Floats
+
+    @cached_property
+    def centroids(self) -> csr_array:
+        """[clusters, units]: what makes the weighted mean of a cluster."""
+        share = self.weights / np.bincount(self.labels, weights=self.weights)[self.labels]
+        return csr_array((share, (self.labels, np.arange(len(share)))))
+
+    def mean(self, rows: Floats) -> Floats:
+        """[units, ...]: for each the mean of its cluster, bit by bit the same."""
+        return np.asarray((self.centroids @ rows)[self.labels])
 
 
 def ward(products: Floats, weights: Floats) -> Tree:
@@ -89,18 +113,11 @@ def kmeans(products: Floats, weights: Floats, labels: Index) -> Index:
         labels: [unit], the clusters to begin with, from 0.
     """
     for _ in range(ROUNDS):
-        mean = means(labels, weights).toarray()[np.unique(labels, return_index=True)[1]]
-        cross = products @ mean.T
-        new = (np.einsum("cu,uc->c", mean, cross) - 2 * cross).argmin(axis=1)
-        if len(np.unique(new)) < len(mean) or (new == labels).all():
+        centroids = Clusters(labels, weights).centroids
+        cross = centroids @ products
+        squares = np.asarray((centroids * cross).sum(axis=1))
+        new = (squares[:, None] - 2 * cross).argmin(axis=0)
+        if len(np.unique(new)) < len(cross) or (new == labels).all():
             break
         labels = new
     return labels
-
-
-def means(labels: Index, weights: Floats) -> csr_array:
-    """[unit, unit]: what makes of all units of a cluster their weighted mean."""
-    count = len(labels)
-    member = csr_array((weights, (labels, np.arange(count))), shape=(int(labels.max()) + 1, count))
-    share = csr_array((1.0 / member.sum(axis=1)[labels], (np.arange(count), labels)), shape=(count, member.shape[0]))
-    return csr_array(share @ member)

@@ -12,10 +12,9 @@ from pathlib import Path
 
 import numpy as np
 from onnx import ModelProto
-from scipy.sparse import csr_array
 
 from onnxprune import graph as graphs
-from onnxprune.clusters import means
+from onnxprune.clusters import Clusters
 from onnxprune.coupling import couple
 from onnxprune.groups import Coupling
 from onnxprune.lossless import joined
@@ -52,7 +51,9 @@ class Merging:
         makers = {g: each for g, each in makers.items() if each.able}
         if not makers:
             return makers, left
-        one = {g: means(np.zeros(n, dtype=np.intp), np.ones(n)) for g in makers if (n := coupling.groups[g].units.size)}
+        one = {
+            g: Clusters(np.zeros(n, dtype=np.intp), np.ones(n)) for g in makers if (n := coupling.groups[g].units.size)
+        }
         tied = couple(graphs.load(self._tied(one, False), self.context.shapes), coupling.options)
         into, _ = joined(tied, tied.group_of.astype(np.intp))
         mine = _same(tied, coupling)
@@ -64,16 +65,16 @@ class Merging:
                 del makers[g]
         return makers, left
 
-    def carried_out(self, label: Index, mean: Mapping[int, csr_array], variance: bool) -> tuple[Outcome, int]:
+    def carried_out(self, label: Index, clusters: Mapping[int, Clusters], variance: bool) -> tuple[Outcome, int]:
         """Tie, sum and cut; and the number of units that went.
 
         Args:
             label: [units], the cluster of each.
-            mean: group -> [unit, unit], what makes centroids of its units.
+            clusters: group -> those of its units.
             variance: as for `Makers.tied`.
         """
         coupling, context = self.coupling, self.context
-        oracle = self._tied(mean, variance)
+        oracle = self._tied(clusters, variance)
         tied = couple(graphs.load(oracle, context.shapes), coupling.options)
         mine = _same(tied, coupling)
         into, folds = joined(tied, label[mine])
@@ -85,10 +86,10 @@ class Merging:
         notes = describe(coupling, removed)
         return Outcome(model, notes, make_plan(coupling, removed, folds), proof=Proof(lambda: oracle)), int(gone.sum())
 
-    def _tied(self, mean: Mapping[int, csr_array], variance: bool) -> ModelProto | Path:
+    def _tied(self, clusters: Mapping[int, Clusters], variance: bool) -> ModelProto | Path:
         """The model of the same size whose units are what they are on average."""
         coupling, patch = self.coupling, NOTHING
-        for g, each in mean.items():
+        for g, each in clusters.items():
             patch = Makers(coupling, coupling.groups[g], self.norms, patch).tied(each, variance)
         return self.context.make(lambda store: patched(coupling.graph, patch, store), "tied.onnx")
 

@@ -15,9 +15,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.sparse import csr_array
 
 from onnxprune import uses
+from onnxprune.clusters import Clusters
 from onnxprune.folds import FLOATS, Array, Floats, exclusive
 from onnxprune.groups import Coupling, Group, Member
 from onnxprune.lossless.search import positions
@@ -125,11 +125,11 @@ class Makers:
                 found[Dim(m.use, m.axis)] = rows.reshape(len(rows), -1).astype(np.float64)
         return found
 
-    def tied(self, mean: csr_array, variance: bool) -> Patch:
+    def tied(self, clusters: Clusters, variance: bool) -> Patch:
         """What has changed, and that all units of a cluster are what they are on average.
 
         Args:
-            mean: [unit, unit], rows that sum to one and are equal inside a cluster.
+            clusters: of the units of the group.
             variance: filters grow so that their mean square is that of the originals, which averages fall short of.
         """
         values, patch = self.values(), self._patch
@@ -138,15 +138,15 @@ class Makers:
         for y, norm in norms.items():
             for dim in (norm.mean, *norm.scaled):
                 values[dim] = _times(values[dim], scales[y])
-        new = {dim: np.asarray(mean @ rows) for dim, rows in values.items()}
+        new = {dim: clusters.mean(rows) for dim, rows in values.items()}
         for member in self.members:
             dim = Dim(member.use, member.axis)
             if variance and member.role == "out" and dim not in self._norms:
-                new[dim] /= _faded(values[dim], new[dim], mean)
+                new[dim] /= _faded(values[dim], new[dim], clusters)
         for y, norm in norms.items():
-            shared = np.asarray(mean @ np.abs(scales[y]))
+            shared = clusters.mean(np.abs(scales[y]))
             back = np.divide(1.0, shared, out=np.zeros_like(shared), where=shared > 0)
-            fade = _faded(values[norm.scaled[0]], new[norm.scaled[0]], mean) if variance else 1.0
+            fade = _faded(values[norm.scaled[0]], new[norm.scaled[0]], clusters) if variance else 1.0
             for dim in (norm.mean, *norm.scaled):
                 new[dim] = _times(new[dim], back)
             new[norm.gamma] = shared / fade * np.sqrt(np.maximum(new[norm.var], 0.0) + norm.epsilon)
@@ -182,9 +182,9 @@ def _times(rows: Floats, scale: Floats) -> Floats:
     return np.asarray((rows.reshape(*scale.shape, -1) * scale[:, :, None]).reshape(rows.shape))
 
 
-def _faded(before: Floats, after: Floats, mean: csr_array) -> Floats:
+def _faded(before: Floats, after: Floats, clusters: Clusters) -> Floats:
     """[unit, 1]: the root mean square of filters after they were averaged over what it was before."""
-    was = mean @ np.square(before).sum(axis=1, keepdims=True)
+    was = clusters.mean(np.square(before).sum(axis=1, keepdims=True))
     now = np.square(after).sum(axis=1, keepdims=True)
     ratio = np.divide(now, was, out=np.ones_like(was), where=was > 0)
     return np.asarray(np.sqrt(np.clip(ratio, LEAST, 1.0)))

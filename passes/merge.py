@@ -7,10 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
 
 from onnxprune.allocation import bound_of, choose, measure_of
-from onnxprune.clusters import Tree, kmeans, means, ward
+from onnxprune.clusters import Clusters, Tree, kmeans, ward
 from onnxprune.errors import ModelError, OptionError, TargetError
 from onnxprune.formats import is_half
 from onnxprune.graph import Graph
@@ -91,18 +90,18 @@ class Merge:
                 trees[g] = ward(*kin.of(each))
         with context.stage("allocation"):
             count, error = self._allocate(coupling, trees, Limits(align, self.keep))
-        label, mean = np.arange(coupling.units), dict[int, csr_array]()
+        label, clusters = np.arange(coupling.units), dict[int, Clusters]()
         for g in np.flatnonzero(count).tolist():
             units, weights = coupling.groups[g].units, trees[g].weights
             labels = trees[g].labels(int(count[g]))
             if self.method == "kmeans":
                 labels = kmeans(kin.of(makers[g])[0], weights, labels)
-            label[units], mean[g] = units[labels], means(labels, weights)
+            label[units], clusters[g] = units[labels], Clusters(labels, weights)
         with context.stage("cut"):
-            outcome, merged = merging.carried_out(label, mean, self.variance)
+            outcome, merged = merging.carried_out(label, clusters, self.variance)
         short = int(count.sum()) - merged
         found = {"merged": merged, "error": error, "left": left, "short": short, "data": context.data is not None}
-        said = f"{merged} channels merged into others in {len(mean)} groups; " + (
+        said = f"{merged} channels merged into others in {len(clusters)} groups; " + (
             f"{len(left)} groups cannot be merged" if left else "all groups can be merged"
         )
         return replace(outcome, notes={**outcome.notes, "merge": found}, said=said)

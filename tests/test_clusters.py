@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.cluster.hierarchy import linkage
 
-from onnxprune.clusters import kmeans, means, ward
+from onnxprune.clusters import Clusters, kmeans, ward
 
 
 def points(count: int = 40, seed: int = 0) -> NDArray[np.float64]:
@@ -13,7 +13,7 @@ def points(count: int = 40, seed: int = 0) -> NDArray[np.float64]:
 
 def spread(x: NDArray[np.float64], w: NDArray[np.float64], labels: NDArray[np.intp]) -> float:
     """Weighted squares of the distances from centroids."""
-    centre = means(labels, w) @ x
+    centre = Clusters(labels, w).mean(x)
     return float((w[:, None] * np.square(x - centre)).sum())
 
 

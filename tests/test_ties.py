@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from onnxprune import couple, load
-from onnxprune.clusters import means
+from onnxprune.clusters import Clusters
 from onnxprune.patch import patched
 from onnxprune.runtime import run, session
 from onnxprune.testing import Builder, close
@@ -26,7 +26,7 @@ def tied(model: ModelProto, variance: bool) -> ModelProto:
     (group,) = coupling.groups
     makers = Makers(coupling, group, {dim: norm for norm in norms(coupling) for dim in norm.dims})
     assert makers.able
-    return patched(coupling.graph, makers.tied(means(LABELS, np.ones(32)), variance))
+    return patched(coupling.graph, makers.tied(Clusters(LABELS, np.ones(32)), variance))
 
 
 def activations(model: ModelProto) -> NDArray[np.float64]:
