@@ -15,7 +15,7 @@ from onnxprune.expected import fold_expected
 from onnxprune.graph import Graph
 from onnxprune.parts import Engine
 from onnxprune.passes import register
-from onnxprune.patch import patched
+from onnxprune.patch import NOTHING, patched
 from onnxprune.plan import removed_units
 from onnxprune.recovery import AUTO, Pair, recover, resolve_method, unmatched
 from onnxprune.rules.base import Options
@@ -100,7 +100,9 @@ class Reconstruct:
         """Fold expected values; nothing is measured."""
         graph = pair.cut
         with context.stage("recovery"):
-            patch, layers = fold_expected(pair)
+            # What a plan with folds takes is in the weights of what stays already.
+            whole = context.plan is not None and bool(context.plan.folds)
+            patch, layers = (NOTHING, []) if whole else fold_expected(pair)
             changed = any(layer.method != "none" for layer in layers)
             model: ModelProto | Path = graph.path or graph.proto
             if changed:

@@ -21,9 +21,18 @@ Array = NDArray[Any]
 __all__ = ["expectations", "operators", "structure", "taps_met"]
 
 
-def expectations(coupling: Coupling) -> Laws:
-    """The laws of all values, in the order of the nodes; what the model's inputs are like is not known."""
+def expectations(coupling: Coupling, white: bool = False) -> Laws:
+    """The laws of all values, in the order of the nodes.
+
+    Args:
+        coupling: the analysis.
+        white: take the model's inputs to be white noise of unit variance; else nothing is known of them.
+    """
     laws = Laws(coupling)
+    if white:
+        for name in coupling.graph.inputs:
+            rank = (1,) * len(coupling.graph.shapes.get(name) or ())
+            laws.set(name, normal(np.zeros(rank), np.ones(rank)))
     contractions = {node.index: contraction(coupling, node, spec) for node, spec in foldable(coupling)}
     for view in coupling.views:
         node = view.node

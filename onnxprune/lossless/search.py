@@ -63,6 +63,30 @@ def lossless(coupling: Coupling, keep: Mask | None = None) -> tuple[Mask, dict[s
     return removed, {key: entries for key, entries in folds.items() if entries}
 
 
+def joined(coupling: Coupling, label: NDArray[np.intp]) -> tuple[Index, dict[str, Any]]:
+    """Units of one label that are equal wherever they are read become one; nothing else goes.
+
+    Args:
+        coupling: the analysis.
+        label: [units]; units of different labels stay apart.
+
+    Returns:
+        [units], the unit that each goes into, which is itself for those that stay; and the folds for `make_plan`.
+    """
+    every = np.ones(coupling.units, dtype=bool)
+    facts = Facts(coupling)
+    found = analyse(facts)
+    state = _State(coupling, tuple(found.values()), fixed_units(facts, found), ~every, Sums(coupling.graph))
+    into = np.arange(coupling.units)
+    source, target = _twins(state, every)
+    into[source] = target
+    _, first, owner = np.unique(pair(into, label.astype(np.int64)), return_index=True, return_inverse=True)
+    into = first[owner]
+    source = np.flatnonzero(into != np.arange(coupling.units))
+    _, added = _merge(state, source, into[source])
+    return into, {"add": added} if added else {}
+
+
 def analyse(facts: Facts) -> dict[int, Reading]:
     """Fill the facts in the order of the nodes; the contractions by node index."""
     coupling, found = facts.coupling, dict[int, Reading]()
