@@ -228,8 +228,10 @@ def prune(
     Args:
         model: path or `ModelProto`; never changed.
         target: `channels=X`, `params=X`, `macs=X` or `latency=X` (X: the share that may remain; "auto": the smallest
-            whose loss stays within `checks.max_drop`), `latency=5ms`, or `lossless`.
-        criterion: how units are scored; "auto" looks at the data, if there are any.
+            whose loss stays within `checks.max_drop`), `latency=5ms`, `threshold=X` (the least score that stays), or
+            `lossless`.
+        criterion: how units are scored, or a weighted sum as in `0.7*wanda+0.3*l1`; "auto" looks at the data, if there
+            are any.
         data: unlabelled inputs: widths are chosen and weights are repaired with them; without them the checks use
             random ones.
         validate: prove the result with ONNX Runtime.

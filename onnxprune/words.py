@@ -298,10 +298,10 @@ def searched(record: Record) -> list[str]:
 def cut(record: Record) -> str:
     """How much was cut; nothing where no pass cuts."""
     groups = record.get("groups", ())
-    if "groups" in record and _lossless(record) and not most_cut(record):
-        return "nothing to remove"
+    if "groups" in record and not most_cut(record):
+        return "nothing to remove" if _lossless(record) else "nothing"
     if not groups:
-        return "nothing" if "groups" in record else ""
+        return ""
     units = sum(g["units"]["before"] for g in groups)
     gone = units - sum(g["units"]["after"] for g in groups)
     hit = sum(g["units"]["after"] < g["units"]["before"] for g in groups)

@@ -140,7 +140,8 @@ criterion = click.option(
     default="auto",
     show_default=True,
     metavar="NAME",
-    help="How units are scored; see `list criteria`. auto: by their effect on the data, else l2.",
+    help="How units are scored; see `list criteria`. A sum such as 0.7*wanda+0.3*l1 weighs several. auto: by their "
+    "effect on the data, else l2.",
 )
 align = click.option(
     "--align", default="auto", show_default=True, metavar="auto|N", help="Widths stay multiples of this."
