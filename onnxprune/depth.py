@@ -14,7 +14,7 @@ What goes first is what matters least for what it saves: a gate that costs next 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -22,7 +22,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.blocks import SUMS, Block, alive
+from onnxprune.blocks import SUMS, Block
 from onnxprune.bypass import Bypass, bypassed
 from onnxprune.calibrate import calibrate
 from onnxprune.divergence import Distance, distance_of
@@ -276,19 +276,3 @@ def _start(graph: Graph, entry: str) -> int:
 def _places(value: Array, axis: int) -> Floats:
     """[places, channels]."""
     return np.moveaxis(value, axis, -1).reshape(-1, value.shape[axis]).astype(np.float64)
-
-
-def behind(view: Graph, layers: Collection[int], values: Collection[str]) -> frozenset[str]:
-    """First outputs of the layers that something else comes to than before.
-
-    Args:
-        view: the model.
-        layers: indices of nodes that contract with weights.
-        values: that have changed.
-    """
-    changed, found, living = set(values), set[str](), alive(view, {})
-    for node in view.nodes:
-        if node.index in living and not changed.isdisjoint((*node.inputs, *node.captures)):
-            changed.update(filter(None, node.outputs))
-            found.update(node.outputs[:1] if node.index in layers else ())
-    return frozenset(found)

@@ -106,6 +106,7 @@ ROOMS = (
     "shares",
     "survey",
     "look",
+    "shallow",
     "iterate",
     "stages",
     "lossless",
