@@ -8,7 +8,9 @@ the answers as they are by then, with the layers that read its exit repaired.
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -25,7 +27,7 @@ from onnxprune.feeds import Feed, rows
 from onnxprune.graph import Graph
 from onnxprune.groups import Coupling
 from onnxprune.instrument import Want
-from onnxprune.parts import Engine
+from onnxprune.parts import Engine, Parts, Place, Walk
 from onnxprune.patch import NOTHING
 from onnxprune.plan import kept_indices
 from onnxprune.problem import ONE, each
@@ -34,6 +36,8 @@ from onnxprune.rules.base import Dim
 from onnxprune.samples import Turn
 
 Floats = NDArray[np.float64]
+
+CLOSER = 3  # blocks of a model that are measured with a repair, which takes longest
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,8 +95,11 @@ class Depth:
         method: str,
         seed: int,
         tell: Callable[[str], None],
-    ) -> list[float]:
-        """What each does to the answers when it goes next; infinite for those that are gone.
+        saved: Floats,
+    ) -> Floats:
+        """[blocks]: what each does to the answers when it goes next; infinite for those that are gone.
+
+        All are measured as they are, and those that do least for what they save once more, repaired.
 
         Args:
             now: the model as it is by now.
@@ -103,13 +110,17 @@ class Depth:
             method: the repair that damage is measured with.
             seed: of the places sampled.
             tell: told about progress.
+            saved: [blocks], by each.
         """
-        found = [np.inf] * len(self.bypasses)
-        there = now.graph.producer.keys() | set(now.graph.inputs)
-        for number, bypass in enumerate(cut_down(self.coupling, removed, self.bypasses, now.graph)):
-            if {bypass.block.entry, bypass.block.exit} <= there:
-                tell(f"blocks {number + 1}/{len(self.bypasses)}")
-                found[number] = _damage(now, bypass, turn, distance, engine, method, seed)
+        found = np.full(len(self.bypasses), np.inf)
+        values = now.graph.producer.keys() | set(now.graph.inputs)
+        every = cut_down(self.coupling, removed, self.bypasses, now.graph)
+        there = [n for n, b in enumerate(every) if saved[n] > 0 and {b.block.entry, b.block.exit} <= values]
+        found[there] = divergences(now.graph, [every[n] for n in there], turn.choose, distance, engine, tell)
+        nearest = sorted(there, key=lambda n: float(found[n] / saved[n]))[:CLOSER] if method != "none" else []
+        for number, which in enumerate(nearest):
+            tell(f"block repaired {number + 1}/{len(nearest)}")
+            found[which] = min(found[which], _repaired(now, every[which], turn, distance, engine, method, seed))
         return found
 
 
@@ -203,15 +214,49 @@ def touched(coupling: Coupling, bypasses: Sequence[Bypass], deep: bool = True) -
     return behind(view, {node.index for node, _ in coupling.linears}, {b.block.exit for b in bypasses}, deep)
 
 
-def _damage(
+def divergences(
+    now: Graph,
+    bypasses: Sequence[Bypass],
+    batches: Sequence[Feed],
+    distance: Distance,
+    engine: Engine,
+    tell: Callable[[str], None],
+) -> Floats:
+    """[bypasses]: how far the answers are off without each block; what comes before it runs once for all of them."""
+    found = np.zeros(len(bypasses))
+    waiting: deque[tuple[int, Future[float]]] = deque()
+    one, walk = Engine(engine.provider, 1), Walk(now, batches, engine)
+
+    def away(place: Place) -> float:
+        return distance(place.rest(NOTHING, distance.values, one))
+
+    def collect(most: int) -> None:
+        while len(waiting) > most:  # so many places in the model are held at once
+            which, future = waiting.popleft()
+            found[which] = future.result()
+
+    makers = [now.producer.get(bypass.block.entry) for bypass in bypasses]
+    starts = [0 if maker is None else maker.index + 1 for maker in makers]  # what may read the entry
+    with ThreadPoolExecutor(engine.workers) as pool:
+        for number, which in enumerate(np.argsort(starts, kind="stable").tolist()):
+            tell(f"blocks {number + 1}/{len(bypasses)}")
+            walk.go(starts[which])
+            collect(engine.workers)
+            place = replace(walk.here(), parts=Parts(bypassed(now, [bypasses[which]])))
+            waiting.append((which, pool.submit(away, place)))
+        collect(0)
+    walk.close()
+    return found
+
+
+def _repaired(
     now: Coupling, bypass: Bypass, turn: Turn, distance: Distance, engine: Engine, method: str, seed: int
 ) -> float:
     """How far the answers are off without a block, the layers that read its exit repaired."""
-    made, patch = without(now.graph, [bypass]), NOTHING
-    if method != "none":
-        pair = Pair(now, np.zeros(now.units, dtype=bool), made, touched(now, [bypass], deep=False))
-        # As for narrower groups: of the channels' covariance, whatever the result is repaired with.
-        patch, _ = recover(pair, *turn, "bias" if method == "bias" else "channel", engine, seed)
+    made = without(now.graph, [bypass])
+    pair = Pair(now, np.zeros(now.units, dtype=bool), made, touched(now, [bypass], deep=False))
+    # As for narrower groups: by the channels' covariance, whatever the result is repaired with.
+    patch, _ = recover(pair, *turn, "bias" if method == "bias" else "channel", engine, seed)
     return off(distance, made, turn.choose, engine, patch)
 
 

@@ -106,7 +106,7 @@ class Staged:
             self.tell(f"stage {number + 1}/{count}")
             survey, distance = self._survey(now, removed, number)
             wanted, found, damages = self._worth(gone, groups, measure, limit), gone, list[Floats]()
-            blocks = self._blocks(now, removed, gone[len(groups.count) :], survey.gauge.distance, number)
+            blocks = self._blocks(now, removed, gone, survey.gauge.distance, number)
             for _ in range(LOOKS):
                 survey.measure(wanted)
                 damages = [*survey.damages(gone[units]), *blocks]
@@ -167,8 +167,12 @@ class Staged:
         if self.depth is None:
             return []
         turn, options = self.samples.turn(number), (self.engine, self.method, self.seed, self.tell)
-        found = self.depth.damages(now, removed, turn, distance, *options)
-        return [np.array([0.0, 0.0 if out else off]) for off, out in zip(found, gone.tolist(), strict=True)]
+        blocks = np.arange(len(gone) - len(self.depth.bypasses), len(gone))
+        trials = np.repeat(gone[None], len(blocks), axis=0)
+        trials[np.arange(len(blocks)), blocks] = 1
+        saved = self.depth.cost(gone) - self.depth.cost.each(trials)
+        found = self.depth.damages(now, removed, turn, distance, *options, saved)
+        return [np.array([0.0, 0.0 if out else off]) for off, out in zip(found, gone[blocks], strict=True)]
 
     def _worth(self, gone: Counts, groups: Groups, measure: Cost, limit: float) -> Counts:
         """The units to go at which groups are measured first; 0 for groups that would save next to nothing."""

@@ -97,7 +97,7 @@ def test_what_does_not_go_together() -> None:
     step = get("prune_channels")
     with pytest.raises(OptionError, match="--scope global measures no damage, which --depth goes by"):
         step(depth=True, scope="global")
-    with pytest.raises(OptionError, match="--target latency=0.5: with --depth it is macs=X or params=X"):
+    with pytest.raises(OptionError, match=r"--target latency=0\.5: with --depth it is macs=X or params=X"):
         step(depth=True, target="latency=0.5")
     with pytest.raises(OptionError, match="--depth goes by measured damage: give --data"):
         Pipeline([step(depth=True)]).run(residual())
