@@ -1,15 +1,24 @@
 """Thinner or shallower: blocks in competition with widths."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from numpy.typing import NDArray
-from onnx import ModelProto, numpy_helper
+from onnx import ModelProto, helper, numpy_helper
 
 from onnxprune import Checks, Pipeline, Result, apply, prune
-from onnxprune.errors import OptionError
+from onnxprune.cost import macs
+from onnxprune.coupling import couple
+from onnxprune.errors import OptionError, PlanError
+from onnxprune.graph import load
+from onnxprune.parts import Engine
 from onnxprune.passes import get
+from onnxprune.savings import by_macs
+from onnxprune.shallow import depth_of
 from tests.passes.test_drop_blocks import inputs
 from tests.stacks import dense, residual, transformer
 
@@ -112,3 +121,68 @@ def test_where_there_is_no_block() -> None:
 def test_keep() -> None:
     result = joint(faint(residual(3, batch_norm=False), "1.b"), keep="sum1$|^head$")
     assert "sum1" not in gone(result) and exact(result)
+
+
+def test_half_precision() -> None:
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    result = joint(convert_float_to_float16(faint(residual(3, batch_norm=False), "1.b")), "macs=0.5")
+    assert "sum1" in gone(result) and exact(result)
+
+
+def test_weights_in_constant_nodes() -> None:
+    model = faint(residual(3, batch_norm=False), "1.b")
+    for tensor in list(model.graph.initializer)[::-1]:
+        model.graph.node.insert(0, helper.make_node("Constant", [], [tensor.name], value=tensor))
+    del model.graph.initializer[:]
+    result = joint(model, "macs=0.5")
+    assert "sum1" in gone(result) and exact(result)
+
+
+def test_external_data(tmp_path: Path) -> None:
+    path, out = tmp_path / "model.onnx", tmp_path / "out.onnx"
+    model = faint(residual(3, batch_norm=False), "1.b")
+    onnx.save_model(model, path, save_as_external_data=True, size_threshold=0)
+    given = {"data": inputs(model, 48), "checks": Checks(seconds=0)}
+    result = prune(path, "macs=0.5", out=out, depth=True, align=1, **given)
+    assert "sum1" in gone(result) and exact(result) and out.exists()
+
+
+def test_a_plan_file_with_blocks(tmp_path: Path) -> None:
+    model, file = faint(residual(3), "0.b"), tmp_path / "plan.json"
+    made = joint(model, "macs=0.5", recover="none")
+    assert made.plan is not None
+    told = made.plan.to_dict()
+    file.write_text(json.dumps(told), encoding="utf-8")
+    assert apply(model, file, checks=Checks(seconds=0)).model == made.model
+    told["bypasses"][0]["entry"] = "elsewhere"
+    file.write_text(json.dumps(told), encoding="utf-8")
+    with pytest.raises(
+        PlanError, match="the plan leaves out what lies between 'elsewhere' and 'sum0', which is no block"
+    ):
+        apply(model, file, checks=Checks(seconds=0))
+    told["bypasses"][0]["shift"] = "none"
+    file.write_text(json.dumps(told), encoding="utf-8")
+    with pytest.raises(PlanError, match="not a plan file"):
+        apply(model, file)
+
+
+def test_what_is_inside_goes_with_a_block() -> None:
+    model = faint(residual(3, batch_norm=False), "1.b")
+    coupling = couple(load(model))
+    every = inputs(model, 8)
+    depth = depth_of(coupling, macs(coupling), (), [every], Engine("cpu", 1))
+    assert [b.block.exit for b in depth.bypasses] == ["sum0", "sum1", "sum2"]
+    names = [group.name for group in coupling.groups]
+    count = len(names)
+    for row, layer in zip(depth.inside, ("0.a", "1.a", "2.a"), strict=True):
+        assert [names[g] for g in np.flatnonzero(row[:count])] == [layer] and not row[count:].any()
+    nothing = np.zeros(count + 3, dtype=np.intp)
+    one = nothing.copy()
+    one[count + 1] = 1
+    assert depth.cost(nothing) == depth.cost.before
+    assert depth.cost(one) == by_macs(coupling).left([depth.bypasses[1].block])
+    narrower = one.copy()
+    narrower[np.flatnonzero(depth.inside[1, :count])] = 4  # of what is gone
+    assert depth.cost(narrower) == depth.cost(one)
+    assert [b.block.exit for b in depth.gone(one)] == ["sum1"]
