@@ -37,7 +37,7 @@ from onnxprune.patch import NOTHING
 from onnxprune.rules.base import Dim
 from onnxprune.samples import Samples
 from onnxprune.savings import Savings
-from onnxprune.shallow import divergences
+from onnxprune.without import divergences
 
 Floats = NDArray[np.float64]
 MEASURES = ("divergence", "influence", "angular", "weights")

@@ -25,9 +25,9 @@ from onnxprune.plan import make_plan
 from onnxprune.problem import Problem
 from onnxprune.recovery import Pair, recover
 from onnxprune.samples import Turn
-from onnxprune.shallow import cut_down, touched, without
 from onnxprune.surgery import cut
 from onnxprune.survey import traced
+from onnxprune.without import cut_down, touched, without
 
 Floats = NDArray[np.float64]
 Removed = NDArray[np.bool_]

@@ -21,10 +21,11 @@ from onnxprune.groups import Coupling, Group
 from onnxprune.plan import Plan, bypasses_of, removed_units
 from onnxprune.rules.base import Dim
 from onnxprune.settle import settled
-from onnxprune.shallow import cut_down, shallower, touched
+from onnxprune.shallow import shallower
 from onnxprune.sizes import parse
 from onnxprune.steps import Context, Outcome, Proof
 from onnxprune.surgery import cut, mask
+from onnxprune.without import cut_down, touched
 
 
 @dataclass(frozen=True)

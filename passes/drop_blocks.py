@@ -24,10 +24,10 @@ from onnxprune.problem import each
 from onnxprune.rules.base import Options
 from onnxprune.savings import Savings, by_count, by_macs, by_params, by_time
 from onnxprune.settle import settled
-from onnxprune.shallow import touched
 from onnxprune.steps import Context, Outcome, Proof
 from onnxprune.target import parse_target
 from onnxprune.timing import bench
+from onnxprune.without import touched
 
 AUTO = "auto"
 MOST = 3.0  # seconds of a comparison with the original

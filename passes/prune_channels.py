@@ -161,7 +161,7 @@ class PruneChannels:
             notes = {**notes, "latency_model": clock.said(removed)}
         plan = replace(make_plan(coupling, removed), bypasses=bypasses)
         outcome = carry_out(coupling, removed, plan, context)
-        return replace(outcome, notes={**outcome.notes, **notes}, said=_blocks_said(depth, bypasses))
+        return replace(outcome, notes={**outcome.notes, **notes}, said=depth.said(bypasses) if depth else "")
 
     def _scope(self, context: Context, target: Target) -> str:
         """The scope that "auto" stands for.
@@ -279,18 +279,8 @@ class PruneChannels:
             removed, stages = search.run(cost if depth is None else depth.cost, bound)
         notes: dict[str, Any] = {"stages": [asdict(stage) for stage in stages]}
         if depth is not None:
-            gone = [{"entry": b.block.entry, "exit": b.block.exit} for b in search.bypasses]
-            notes["blocks"] = {"before": len(depth.bypasses), "gone": gone}
+            notes["blocks"] = depth.told(search.bypasses)
         return removed, search.bypasses, notes
-
-
-def _blocks_said(depth: Depth | None, gone: Sequence[Bypass]) -> str:
-    """How many blocks went, in words."""
-    if depth is None:
-        return ""
-    if not depth.bypasses:
-        return "no block to leave out: nothing with weights keeps its shape"
-    return f"{len(gone)} of {len(depth.bypasses)} blocks left out"
 
 
 def _said(weak: NDArray[np.bool_], removed: NDArray[np.bool_], threshold: float) -> str:

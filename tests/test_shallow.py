@@ -143,8 +143,8 @@ def test_external_data(tmp_path: Path) -> None:
     path, out = tmp_path / "model.onnx", tmp_path / "out.onnx"
     model = faint(residual(3, batch_norm=False), "1.b")
     onnx.save_model(model, path, save_as_external_data=True, size_threshold=0)
-    given = {"data": inputs(model, 48), "checks": Checks(seconds=0)}
-    result = prune(path, "macs=0.5", out=out, depth=True, align=1, **given)
+    data = inputs(model, 48)
+    result = prune(path, "macs=0.5", data=data, out=out, depth=True, align=1, checks=Checks(seconds=0))
     assert "sum1" in gone(result) and exact(result) and out.exists()
 
 

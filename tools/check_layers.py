@@ -106,6 +106,7 @@ ROOMS = (
     "shares",
     "survey",
     "look",
+    "without",
     "shallow",
     "iterate",
     "stages",
