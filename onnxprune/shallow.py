@@ -88,7 +88,7 @@ class Depth:
     def said(self, gone: Sequence[Bypass]) -> str:
         """How many went, in words."""
         if not self.bypasses:
-            return "no block to leave out: nothing with weights keeps its shape"
+            return "no block to leave out: no branch goes past layers, from channels to the same channels"
         return f"{len(gone)} of {len(self.bypasses)} blocks left out"
 
     def damages(
@@ -133,7 +133,7 @@ class Depth:
 def depth_of(
     coupling: Coupling, cost: Cost, keep: str | Sequence[str], batches: Sequence[Feed], engine: Engine
 ) -> Depth:
-    """The blocks that may go, and what they do on average.
+    """The blocks that may go, and what they do on average: not the stages whose ends are made narrower one by one.
 
     Args:
         coupling: the analysis of the original, observed.
@@ -149,7 +149,7 @@ def depth_of(
         names = [*(graph.nodes[index].label for index in block.nodes), graph.producer[block.exit].label, block.exit]
         if any(pattern.search(name) for pattern in patterns for name in names):
             continue
-        if all(_apart(block.weighted, other.weighted) for other in found):
+        if _tied(coupling, block) and all(_apart(block.weighted, other.weighted) for other in found):
             found.append(block)
     dims = {Dim(name, b.axis): Want.SUMS for b in found for name in (b.entry, b.exit)}
     seen = calibrate(graph, batches, dims, engine, sum(map(rows, batches)))
@@ -188,6 +188,12 @@ def _lost(cost: Cost, block: Block) -> list[bool]:
     read = {n for i in nodes for n in (*graph.nodes[i].inputs, *graph.nodes[i].captures, *graph.nodes[i].outputs)}
     names = zip(cost.names, cost.nodes, strict=True)
     return [name not in read if node is None else node not in nodes for name, node in names]
+
+
+def _tied(coupling: Coupling, block: Block) -> bool:
+    """Whether entry and exit lose the same channels, so that the one can stand for the other however narrow it is."""
+    entry, exit_ = (coupling.unit_of(Dim(name, block.axis)) for name in (block.entry, block.exit))
+    return entry is exit_ if entry is None or exit_ is None else np.array_equal(entry, exit_)
 
 
 def _apart(one: Collection[int], other: Collection[int]) -> bool:

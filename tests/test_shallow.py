@@ -20,7 +20,7 @@ from onnxprune.passes import get
 from onnxprune.savings import by_macs
 from onnxprune.shallow import depth_of
 from tests.passes.test_drop_blocks import inputs
-from tests.stacks import dense, residual, transformer
+from tests.stacks import chain, dense, residual, transformer
 
 Array = NDArray[Any]
 
@@ -186,3 +186,9 @@ def test_what_is_inside_goes_with_a_block() -> None:
     narrower[np.flatnonzero(depth.inside[1, :count])] = 4  # of what is gone
     assert depth.cost(narrower) == depth.cost(one)
     assert [b.block.exit for b in depth.gone(one)] == ["sum1"]
+
+
+def test_a_stage_whose_ends_are_made_narrower_one_by_one_stays() -> None:
+    result = joint(chain(4), "macs=0.4")
+    assert gone(result) == [] and exact(result)
+    assert result.record["passes"][0]["said"].startswith("no block to leave out")
