@@ -13,19 +13,17 @@ What goes first is what matters least for what it saves: a gate that costs next 
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.blocks import SUMS, Block, alive
+from onnxprune.blocks import SUMS, Block
 from onnxprune.bypass import Bypass, bypassed
 from onnxprune.calibrate import calibrate
-from onnxprune.divergence import Distance, distance_of
+from onnxprune.divergence import distance_of, off
 from onnxprune.errors import TargetError
 from onnxprune.expected.analysis import expectations
 from onnxprune.expected.laws import Laws
@@ -34,11 +32,12 @@ from onnxprune.folds import contraction, foldable
 from onnxprune.graph import Graph
 from onnxprune.groups import Coupling
 from onnxprune.instrument import Want
-from onnxprune.parts import Engine, Parts, Place, Walk
+from onnxprune.parts import Engine, Walk
 from onnxprune.patch import NOTHING
 from onnxprune.rules.base import Dim
 from onnxprune.samples import Samples
 from onnxprune.savings import Savings
+from onnxprune.without import divergences
 
 Floats = NDArray[np.float64]
 MEASURES = ("divergence", "influence", "angular", "weights")
@@ -204,36 +203,8 @@ class Search:
         if self.measure != "divergence":
             return turned(now, blocks, choose, self.engine, self.measure == "angular"), 0.0
         distance = distance_of(self.coupling.graph, choose, self.engine, self.kind)
-        return self._divergences(now, bypasses, choose, distance)
-
-    def _divergences(
-        self, now: Graph, bypasses: Sequence[Bypass], batches: Sequence[Feed], distance: Distance
-    ) -> tuple[Floats, float]:
-        """How far the answers are off without each block, and how far they are off already."""
-        found = np.zeros(len(bypasses))
-        waiting: deque[tuple[int, Future[float]]] = deque()
-        one, walk = Engine(self.engine.provider, 1), Walk(now, batches, self.engine)
-        base = distance(walk.rest(NOTHING, distance.values, self.engine)) if self.steps else 0.0
-
-        def off(place: Place) -> float:
-            return distance(place.rest(NOTHING, distance.values, one))
-
-        def collect(most: int) -> None:
-            while len(waiting) > most:  # so many places in the model are held at once
-                which, future = waiting.popleft()
-                found[which] = future.result()
-
-        starts = [_start(now, bypass.block.entry) for bypass in bypasses]
-        with ThreadPoolExecutor(self.engine.workers) as pool:
-            for number, which in enumerate(np.argsort(starts, kind="stable").tolist()):
-                self.tell(f"blocks {number + 1}/{len(bypasses)}")
-                walk.go(starts[which])
-                collect(self.engine.workers)
-                place = replace(walk.here(), parts=Parts(bypassed(now, [bypasses[which]])))
-                waiting.append((which, pool.submit(off, place)))
-            collect(0)
-        walk.close()
-        return found, base
+        base = off(distance, now, choose, self.engine) if self.steps else 0.0
+        return divergences(now, bypasses, choose, distance, self.engine, self.tell), base
 
 
 def turned(now: Graph, blocks: Sequence[Block], batches: Sequence[Feed], engine: Engine, angle: bool) -> Floats:
@@ -267,28 +238,6 @@ def size_of(coupling: Coupling, block: Block) -> float:
     return float(np.sqrt(np.mean(np.square(sizes))))
 
 
-def _start(graph: Graph, entry: str) -> int:
-    """The first node that may read a value."""
-    maker = graph.producer.get(entry)
-    return 0 if maker is None else maker.index + 1
-
-
 def _places(value: Array, axis: int) -> Floats:
     """[places, channels]."""
     return np.moveaxis(value, axis, -1).reshape(-1, value.shape[axis]).astype(np.float64)
-
-
-def behind(view: Graph, layers: Collection[int], values: Collection[str]) -> frozenset[str]:
-    """First outputs of the layers that something else comes to than before.
-
-    Args:
-        view: the model.
-        layers: indices of nodes that contract with weights.
-        values: that have changed.
-    """
-    changed, found, living = set(values), set[str](), alive(view, {})
-    for node in view.nodes:
-        if node.index in living and not changed.isdisjoint((*node.inputs, *node.captures)):
-            changed.update(filter(None, node.outputs))
-            found.update(node.outputs[:1] if node.index in layers else ())
-    return frozenset(found)

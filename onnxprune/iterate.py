@@ -8,13 +8,14 @@ use up what a step leaves of its bound. Groups with a share of their own get it 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune import graph as graphs
+from onnxprune.bypass import Bypass
 from onnxprune.cost import Counts
 from onnxprune.coupling import couple
 from onnxprune.groups import Coupling
@@ -26,6 +27,7 @@ from onnxprune.recovery import Pair, recover
 from onnxprune.samples import Turn
 from onnxprune.surgery import cut
 from onnxprune.survey import traced
+from onnxprune.without import cut_down, touched, without
 
 Floats = NDArray[np.float64]
 Removed = NDArray[np.bool_]
@@ -54,6 +56,7 @@ def narrowed(
     engine: Engine,
     seed: int = 0,
     tell: Callable[[str], None] = lambda text: None,
+    bypasses: Sequence[Bypass] = (),
 ) -> Coupling:
     """The analysis of a model without some of its units.
 
@@ -65,12 +68,15 @@ def narrowed(
         engine: where models run.
         seed: of the places sampled.
         tell: told about progress.
+        bypasses: blocks that are left out, too.
     """
-    if not removed.any():
+    if not removed.any() and not bypasses:
         return original
     made, patch = graphs.load(cut(original, make_plan(original, removed), removed)), NOTHING
+    made = without(made, cut_down(original, removed, bypasses, made))
     if method != "none" and turn is not None:
-        patch, _ = recover(Pair(original, removed, made), *turn, method, engine, seed, tell=tell)
+        pair = Pair(original, removed, made, touched(original, bypasses))
+        patch, _ = recover(pair, *turn, method, engine, seed, tell=tell)
     return couple(graphs.load(patched(made, patch)), original.options)
 
 

@@ -215,6 +215,7 @@ def prune(
     recover: str = "auto",
     distance: str = "auto",
     iterations: int = 1,
+    depth: bool = False,
     provider: str = "cpu",
     threads: int | None = None,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
@@ -237,7 +238,7 @@ def prune(
         validate: prove the result with ONNX Runtime.
         out: where to write the result.
         scope, align, keep, ratios, combine, normalise, seed, allow_inexact, head_dims, distance,
-            iterations: see `PruneChannels`.
+            iterations, depth: see `PruneChannels`.
         recover: the repair of the remaining weights: none, bias, channel, full, or auto: full where there are data,
             else expected values in biases (bias).
         provider, threads, shapes, checks, metric, on_stage, memo: see `Pipeline.run`.
@@ -261,6 +262,7 @@ def prune(
         "recover": recover,
         "distance": distance,
         "iterations": iterations,
+        "depth": depth,
     }
     wanted = (checks or Checks()) if validate else None
     given: dict[str, Any] = {

@@ -109,11 +109,20 @@ def room_of(problem: Problem, least: float = LEAST) -> Groups:
 
 
 def spent(
-    problem: Problem, curves: Sequence[NDArray[np.float64]], cost: Cost, bound: float, start: Counts | None = None
+    problem: Problem,
+    curves: Sequence[NDArray[np.float64]],
+    cost: Cost,
+    bound: float,
+    start: Counts | None = None,
+    more: Groups | None = None,
 ) -> Counts | None:
-    """`budget.spend`, where no group is nearly emptied unless the bound asks for it."""
-    tried = (spend(curves, room_of(problem, least), cost, bound, start) for least in (LEAST, 0.0))
-    return next((found for found in tried if found is not None), None)
+    """`budget.spend`, where no group is nearly emptied unless the bound asks for it; `more` go beside the groups."""
+    for least in (LEAST, 0.0):
+        room = room_of(problem, least)
+        found = spend(curves, room if more is None else room.beside(more), cost, bound, start)
+        if found is not None:
+            return found
+    return None
 
 
 def _steps(coupling: Coupling, align: int) -> Counts:

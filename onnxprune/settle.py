@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,9 @@ def _settled(view: Graph, bypass: Bypass) -> Graph | None:
     """The view with one shift in a bias; None where there is no place."""
     block, here = bypass.block, view.producer[bypass.block.exit]
     entry = next(name for name in here.inputs if name not in view.constants)
+    constant = next((name for name in here.inputs if name in view.constants), None)
+    # That of a later block may have gone into it.
+    bypass = replace(bypass, shift=np.zeros(0) if constant is None else view.array(constant).reshape(-1))
     place = None
     if bypass.shift.any():
         place = _place(view, entry, here, bypass)

@@ -17,7 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.budget import Groups
+from onnxprune.bypass import Bypass
 from onnxprune.cost import Cost, Counts
+from onnxprune.divergence import Distance
 from onnxprune.errors import TargetError
 from onnxprune.groups import Coupling
 from onnxprune.iterate import bounds, narrowed
@@ -26,6 +28,7 @@ from onnxprune.look import Look, look
 from onnxprune.parts import Engine
 from onnxprune.problem import Problem, room_of, spent
 from onnxprune.samples import Samples
+from onnxprune.shallow import Depth
 from onnxprune.survey import Survey, first_widths, traced
 
 Floats = NDArray[np.float64]
@@ -62,6 +65,7 @@ class Staged:
         memo: what other searches found out about the original with the same data and options, and where
             this one adds to it; None: there are no others.
         least: stages, however near the bound is.
+        depth: the blocks that may go, too; None: none.
     """
 
     coupling: Coupling
@@ -76,15 +80,22 @@ class Staged:
     clock: Clock | None = None
     memo: dict[Hashable, Any] | None = None
     least: int = 1
+    depth: Depth | None = None
+    bypasses: Sequence[Bypass] = ()
 
     def run(self, measure: Cost, bound: float) -> tuple[NDArray[np.bool_], list[Stage]]:
-        """The units that go, so that the cost is at most `bound`.
+        """The units that go, so that the cost is at most `bound`; `bypasses` then has the blocks that go, too.
+
+        Args:
+            measure: the cost; that of `depth`, where there is one.
+            bound: what may remain of it.
 
         Raises:
             TargetError: the limits do not allow it.
         """
-        problem, groups = self.problem, room_of(self.problem)
-        gone = np.zeros(len(problem.count), dtype=np.intp)
+        groups, more = room_of(self.problem), self.depth.groups if self.depth else None
+        gone = np.zeros(len(groups.count) + (len(more.count) if more else 0), dtype=np.intp)
+        units = slice(len(groups.count))
         removed = np.zeros(self.coupling.units, dtype=bool)
         now, stages = self.coupling, list[Stage]()
         count = max(1, math.ceil(math.log(bound / measure.before) / math.log(STAGE) - 1e-6)) if bound else 1
@@ -95,29 +106,31 @@ class Staged:
             self.tell(f"stage {number + 1}/{count}")
             survey, distance = self._survey(now, removed, number)
             wanted, found, damages = self._worth(gone, groups, measure, limit), gone, list[Floats]()
+            blocks = self._blocks(now, removed, gone, survey.gauge.distance, number)
             for _ in range(LOOKS):
                 survey.measure(wanted)
-                damages = survey.damages(gone)
-                split = spent(problem, damages, measure, limit, gone)
+                damages = [*survey.damages(gone[units]), *blocks]
+                split = spent(self.problem, damages, measure, limit, gone, more)
                 if split is None:
                     raise TargetError(
                         f"{self.coupling.graph.name}: the target leaves too little of the groups; see `inspect`"
                     )
                 found = split
-                wanted = survey.doubtful(found - gone)
+                wanted = survey.doubtful((found - gone)[units])
             choice = partial(self._choice, removed, survey.orders(), damages, measure, gone)
             if self.clock is not None and number + 1 == count:
                 removed = self.clock.met(choice, bound, limit)
                 found = np.bincount(self.coupling.group_of[removed], minlength=len(gone))
             else:
-                removed = _with(removed, survey.orders(), found - gone)
+                removed = _with(removed, survey.orders(), (found - gone)[units])
                 bias = 1.0 if self.clock is None else self.clock.bias(removed)
             predicted = sum(float(d[k]) for d, k in zip(damages, found, strict=True))
             stages.append(Stage(measure(gone) / measure.before, distance, predicted))
             gone = found
+            self.bypasses = self.depth.gone(gone) if self.depth else ()
             if number + 1 < count:
-                turn = self.samples.turn(number + 1)
-                now = narrowed(self.coupling, removed, turn, self.method, self.engine, self.seed + number, self.tell)
+                turn, options = self.samples.turn(number + 1), (self.method, self.engine, self.seed + number, self.tell)
+                now = narrowed(self.coupling, removed, turn, *options, self.bypasses)
         return removed, stages
 
     def _choice(
@@ -147,9 +160,24 @@ class Staged:
         unit = traced(self.coupling, removed, now)
         return Survey(self.coupling, unit, seen.curves, seen.gauge, seen.batches, self.tell, seen.known), seen.off
 
+    def _blocks(
+        self, now: Coupling, removed: NDArray[np.bool_], gone: Counts, distance: Distance, number: int
+    ) -> list[Floats]:
+        """For each block: no damage while it stays, and that without it; none any more for those that are gone."""
+        if self.depth is None:
+            return []
+        turn, options = self.samples.turn(number), (self.engine, self.method, self.seed, self.tell)
+        blocks = np.arange(len(gone) - len(self.depth.bypasses), len(gone))
+        trials = np.repeat(gone[None], len(blocks), axis=0)
+        trials[np.arange(len(blocks)), blocks] = 1
+        saved = self.depth.cost(gone) - self.depth.cost.each(trials)
+        found = self.depth.damages(now, removed, turn, distance, *options, saved)
+        return [np.array([0.0, 0.0 if out else off]) for off, out in zip(found, gone[blocks], strict=True)]
+
     def _worth(self, gone: Counts, groups: Groups, measure: Cost, limit: float) -> Counts:
         """The units to go at which groups are measured first; 0 for groups that would save next to nothing."""
-        found = first_widths(groups.count - gone, groups.step, groups.most - gone)
+        here = gone[: len(groups.count)]
+        found = first_widths(groups.count - here, groups.step, groups.most - here)
         saving = max(measure(gone) - limit, 1e-12)
         for g in np.flatnonzero(found):
             narrower = gone.copy()

@@ -13,7 +13,7 @@ from onnx import ModelProto
 
 from onnxprune.blocks import Block, blocks
 from onnxprune.bypass import Bypass, bypassed, oracle, written
-from onnxprune.depth import MEASURES, Goal, Search, behind
+from onnxprune.depth import MEASURES, Goal, Search
 from onnxprune.divergence import distance_of, off
 from onnxprune.errors import ModelError, OptionError, TargetError
 from onnxprune.graph import Graph
@@ -27,6 +27,7 @@ from onnxprune.settle import settled
 from onnxprune.steps import Context, Outcome, Proof
 from onnxprune.target import parse_target
 from onnxprune.timing import bench
+from onnxprune.without import touched
 
 AUTO = "auto"
 MOST = 3.0  # seconds of a comparison with the original
@@ -105,14 +106,11 @@ class DropBlocks:
         def whole() -> ModelProto | Path:
             return context.make(lambda store: oracle(coupling.graph, search.bypasses, store), "whole.onnx")
 
-        layers = {node.index for node, _ in coupling.linears}
-        exits = frozenset(block.exit for block in gone)
-        touched = behind(bypassed(coupling.graph, search.bypasses), layers, exits)
         # Where nothing comes after, there was a cut all the same.
-        touched = touched or exits
+        changed = touched(coupling, search.bypasses) or frozenset(block.exit for block in gone)
         cost = {"before": macs.before, "after": macs.left(gone)}
         said = _sentence(notes, cost)
-        return Outcome(model, {"macs": cost, "drop_blocks": notes}, touched=touched, proof=Proof(whole), said=said)
+        return Outcome(model, {"macs": cost, "drop_blocks": notes}, touched=changed, proof=Proof(whole), said=said)
 
     def _free(self, coupling: Coupling, found: Sequence[Block]) -> list[Block]:
         """The blocks that may go.

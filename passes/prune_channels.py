@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.allocation import below, bound_of, check_scope, choose, measure_of
+from onnxprune.bypass import Bypass
 from onnxprune.cost import Cost
 from onnxprune.criteria.base import AUTO, COMBINE, NORMALISE, score, sight_of
 from onnxprune.divergence import KINDS
@@ -32,11 +33,13 @@ from onnxprune.plan import make_plan
 from onnxprune.problem import Limits, Problem, kept_whole, problem_of
 from onnxprune.recovery import resolve_method
 from onnxprune.rules.base import Options
+from onnxprune.shallow import Depth, depth_of
 from onnxprune.stages import Staged
 from onnxprune.steps import Context, Outcome
 from onnxprune.target import LOSSLESS, THRESHOLD, Target, parse_target
 from onnxprune.timing import bench
 
+DEEP = ("macs", "params")
 SCOPES = ("auto", "global", "local", "budget", "damage")
 
 
@@ -67,6 +70,8 @@ class PruneChannels:
         distance: how answers are compared: auto, logits, vectors, boxes or values.
         iterations: steps to the target: cut a little, repair where there are data, score again. The damage scope takes
             steps by itself; there it is how many at least.
+        depth: leave out whole blocks (residual branches, layers) where that keeps the answers better than less width;
+            with the damage scope and a target of macs= or params=.
     """
 
     target: str = "macs=0.5"
@@ -83,6 +88,7 @@ class PruneChannels:
     recover: str = AUTO
     distance: str = "auto"
     iterations: int = 1
+    depth: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what is wrong whatever the model is.
@@ -103,6 +109,13 @@ class PruneChannels:
             raise OptionError(f"--iterations {self.iterations}: write a whole number from 1")
         if self.iterations > 1 and target.kind in (THRESHOLD, LOSSLESS):
             raise OptionError(f"--iterations {self.iterations}: {target} leaves nothing to come nearer to; drop it")
+
+        if self.depth and self.scope not in (AUTO, "damage"):
+            raise OptionError(f"--scope {self.scope} measures no damage, which --depth goes by; drop one of the two")
+        if self.depth and target.kind not in DEEP:
+            raise OptionError(
+                f"--target {target}: with --depth it is macs=X or params=X; or put drop_blocks in a recipe"
+            )
 
     def __call__(self, graph: Graph, context: Context) -> Outcome:
         """Choose and cut."""
@@ -134,17 +147,21 @@ class PruneChannels:
             with context.stage("latency table"):
                 clock = self._clock(problem, target, context)
         cost = measure_of(problem, target) if clock is None else clock.cost
-        bound = bound_of(problem, cost, target, limits)
+        depth = self._depth(coupling, cost, scope, context)
+        # Without blocks less may remain than the narrowest groups leave; the search says so where it does not.
+        bound = target.bound(cost.before) * (1 + 1e-12) if depth else bound_of(problem, cost, target, limits)
         notes: dict[str, Any] = {}
+        bypasses: Sequence[Bypass] = ()
         if scope == "damage":
-            removed, notes = self._by_damage(problem, cost, bound, clock, context)
+            removed, bypasses, notes = self._by_damage(problem, cost, bound, clock, depth, context)
         else:
             with context.stage("allocation" if self.iterations == 1 else "iterations"):
                 removed, notes = self._by_scores(problem, cost, bound, scope, clock, context)
         if clock is not None:
             notes = {**notes, "latency_model": clock.said(removed)}
-        outcome = carry_out(coupling, removed, make_plan(coupling, removed), context)
-        return replace(outcome, notes={**outcome.notes, **notes})
+        plan = replace(make_plan(coupling, removed), bypasses=bypasses)
+        outcome = carry_out(coupling, removed, plan, context)
+        return replace(outcome, notes={**outcome.notes, **notes}, said=depth.said(bypasses) if depth else "")
 
     def _scope(self, context: Context, target: Target) -> str:
         """The scope that "auto" stands for.
@@ -159,6 +176,21 @@ class PruneChannels:
         if target.kind != THRESHOLD and context.data is not None and self.criterion == AUTO:
             return "damage"
         return "budget" if target.kind == "latency" else "global"
+
+    def _depth(self, coupling: Coupling, cost: Cost, scope: str, context: Context) -> Depth | None:
+        """The blocks that may go; None: that was not asked for.
+
+        Raises:
+            OptionError: damage is not measured.
+        """
+        if not self.depth:
+            return None
+        if scope != "damage":
+            why = "give --data" if context.data is None else "leave --criterion out, or add --scope damage"
+            raise OptionError(f"--depth goes by measured damage: {why}")
+        with context.stage("blocks"):
+            engine = Engine(context.provider, context.threads)
+            return depth_of(coupling, cost, self.keep, context.samples(coupling).turn(0).fit, engine)
 
     def _criterion(self, context: Context) -> str:
         if self.criterion != AUTO:
@@ -224,9 +256,9 @@ class PruneChannels:
         return now, score(now, self._criterion(context), self.combine, self.normalise, self.seed + number, *seen)
 
     def _by_damage(
-        self, problem: Problem, cost: Cost, bound: float, clock: Clock | None, context: Context
-    ) -> tuple[NDArray[np.bool_], dict[str, Any]]:
-        """The units that go where damage is measured, and what is said about it in the record."""
+        self, problem: Problem, cost: Cost, bound: float, clock: Clock | None, depth: Depth | None, context: Context
+    ) -> tuple[NDArray[np.bool_], Sequence[Bypass], dict[str, Any]]:
+        """The units and the blocks that go where damage is measured, and what is said about it in the record."""
         samples = context.samples(problem.coupling)
         search = Staged(
             coupling=problem.coupling,
@@ -241,10 +273,14 @@ class PruneChannels:
             clock=clock,
             memo=context.memo if context.shared else None,  # it would be large
             least=self.iterations,
+            depth=depth,
         )
         with context.stage("damage"):
-            removed, stages = search.run(cost, bound)
-        return removed, {"stages": [asdict(stage) for stage in stages]}
+            removed, stages = search.run(cost if depth is None else depth.cost, bound)
+        notes: dict[str, Any] = {"stages": [asdict(stage) for stage in stages]}
+        if depth is not None:
+            notes["blocks"] = depth.told(search.bypasses)
+        return removed, search.bypasses, notes
 
 
 def _said(weak: NDArray[np.bool_], removed: NDArray[np.bool_], threshold: float) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from onnx import ModelProto
 
+from onnxprune.blocks import around
 from onnxprune.divergence import KINDS, distance_of, off
 from onnxprune.errors import OptionError, one_of
 from onnxprune.expected import fold_expected
@@ -120,7 +121,8 @@ def _pair(graph: Graph, before: Graph, context: Context) -> Pair:
     plan = context.plan
     original = context.couple(before, Options() if plan is None else plan.options)
     removed = np.zeros(original.units, dtype=bool) if plan is None else removed_units(original, plan)
-    pair = Pair(original, removed, graph, context.touched)
+    left_out = around(b.block for b in plan.bypasses) if plan else {}
+    pair = Pair(original, removed, graph, context.touched, left_out)
     if gone := unmatched(pair):
         raise OptionError(
             f"{graph.name}: reconstruct does not find {gone[0]!r}{f' and {len(gone) - 1} more' if gone[1:] else ''}, "

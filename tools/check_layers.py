@@ -106,6 +106,8 @@ ROOMS = (
     "shares",
     "survey",
     "look",
+    "without",
+    "shallow",
     "iterate",
     "stages",
     "lossless",

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Given = dict[str, Any]
 SCORING = ("criterion", "combine", "normalise", "seed")
-CHOOSING = (*SCORING, "scope", "ratios", "recover", "distance", "iterations")  # nothing for a lossless target
+CHOOSING = (*SCORING, "scope", "ratios", "recover", "distance", "iterations", "depth")  # nothing for a lossless target
 MEASURED = ("min_speedup", "max_drop", "metric", "batch")  # nothing where the models are not run
 SELECTION = (
     "target",
@@ -33,6 +33,7 @@ SELECTION = (
     "recover",
     "distance",
     "iterations",
+    "depth",
 )
 
 

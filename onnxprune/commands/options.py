@@ -205,6 +205,9 @@ choice = several(
         metavar="N",
         help="Steps to the target: cut a little, repair, score again; --scope damage takes as many at least.",
     ),
+    click.option(
+        "--depth", is_flag=True, help="Leave out whole blocks where that keeps the answers better than less width."
+    ),
 )
 selection = several(target, choice)
 ordering = several(criterion, align, keep, seed, allow_inexact, head_dims)

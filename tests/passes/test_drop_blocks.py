@@ -96,6 +96,17 @@ def test_the_mean_of_a_branch_stays() -> None:
         assert not any(name in {o for n in result.model.graph.node for o in n.output} for name in gone(result))
 
 
+def test_the_mean_of_the_later_of_two_blocks_in_a_row_stays_too() -> None:
+    """It goes into the constant of the earlier one, which then goes into a bias."""
+    model = faint(5, 6, 0.1, relu=False)
+    for node in model.graph.node:
+        if node.op_type == "Add":  # the branch in front
+            node.input[:] = list(node.input)[::-1]
+    result = drop(model, drop=2, keep="sum[0-3]", run=1)
+    assert gone(result) == ["sum5", "sum4"] and exact(result)
+    assert result.record["drop_blocks"]["folded"] == 2
+
+
 def test_without_data_weights_tell() -> None:
     result = Pipeline([get("drop_blocks")(importance="weights")]).run(residual(), threads=1, checks=Checks(seconds=0))
     notes = result.record["drop_blocks"]
@@ -107,9 +118,9 @@ def test_without_data_weights_tell() -> None:
         Pipeline([get("drop_blocks")()]).run(residual(), threads=1)
 
 
-def faint(number: int, blocks: int = 3, factor: float = 1e-3) -> ModelProto:
+def faint(number: int, blocks: int = 3, factor: float = 1e-3, relu: bool = True) -> ModelProto:
     """A residual network with a block that does next to nothing."""
-    model = residual(blocks, batch_norm=False)
+    model = residual(blocks, batch_norm=False, relu=relu)
     for tensor in model.graph.initializer:
         if tensor.name in (f"{number}.b", f"{number}.b.bias"):
             tensor.CopyFrom(numpy_helper.from_array(np.float32(factor) * numpy_helper.to_array(tensor), tensor.name))
