@@ -89,7 +89,8 @@ def carry_out(
 
     what = "the original" if plan.folds else Proof.what
     proof = Proof(oracle, exact=exact and not plan.options.inexact, what=what)
-    return Outcome(model, describe(coupling, removed, plan.bypasses), plan, touched(coupling, plan.bypasses), proof)
+    notes = describe(coupling, removed, plan.bypasses)
+    return Outcome(model, notes, plan, touched(coupling, plan.bypasses), proof=proof)
 
 
 def _shallower(
