@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 from onnxprune import graph as graphs
 from onnxprune import metric as metrics
 from onnxprune.allocation import bound_of, measure_of
-from onnxprune.errors import OptionError, TargetError
+from onnxprune.errors import OptionError, TargetError, at_least, one_of
 from onnxprune.formats import is_half
 from onnxprune.gates import loss
 from onnxprune.latency.block import resolve_align
@@ -77,8 +77,8 @@ def analyze(
         OnnxPruneError: anything else, in one line.
     """
     cuts, wanted = cuts_of(ratios), None if target is None else parse_target(target)
-    if by not in BY:
-        raise OptionError(f"--by {by}: choose one of {', '.join(BY)}")
+    one_of("--by", by, BY)
+    at_least("--seed", seed, 0)
     if recover not in METHODS:
         raise OptionError(f"--recover {recover}: what is cut alone is repaired by one of {', '.join(METHODS)}")
     if wanted is not None and by != "group":

@@ -63,6 +63,16 @@ def one_of(option: str, value: object, choices: Iterable[str]) -> None:
         raise OptionError(f"{option} {value}: choose one of {', '.join(known)}")
 
 
+def at_least(option: str, value: int, least: int) -> None:
+    """Refuse a number that is too small.
+
+    Raises:
+        OptionError: with the least.
+    """
+    if value < least:
+        raise OptionError(f"{option} {value}: write a whole number from {least}")
+
+
 class ProviderError(OnnxPruneError):
     """An execution provider is unknown, absent from this build of ONNX Runtime, or did not start."""
 

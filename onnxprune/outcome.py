@@ -90,7 +90,7 @@ def carry_out(
     what = "the original" if plan.folds else Proof.what
     proof = Proof(oracle, exact=exact and not plan.options.inexact, what=what)
     notes = describe(coupling, removed, plan.bypasses)
-    return Outcome(model, notes, plan, touched(coupling, plan.bypasses), proof=proof)
+    return Outcome(model, notes, plan, touched=touched(coupling, plan.bypasses), proof=proof)
 
 
 def _shallower(

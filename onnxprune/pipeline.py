@@ -160,19 +160,24 @@ class Pipeline:
         for number, step in enumerate(self.passes, 1):
             start = time.perf_counter()
             outcome = step(current, context)
+            if context.settled and outcome.plan is not None and outcome.model is not current.proto:
+                raise OptionError(
+                    f"{described(step)['name']}: cuts what {context.settled} did to the weights; put it before that"
+                )
+            same = outcome.model is current.proto
             outcome = replace(outcome, model=context.whole(outcome.model, current.folder))
             record |= joined(record, outcome.notes)
             record["passes"].append({**described(step), "seconds": time.perf_counter() - start, "said": outcome.said})
             if outcome.plan or outcome.touched:
                 record.setdefault("recover", "none")
-                plan = outcome.plan if current is original else None
+                plan = outcome.plan if current is original and outcome.replays else None
                 context = replace(context, before=current, plan=outcome.plan, touched=outcome.touched)
             if outcome.settles:
                 context = replace(context, settled=record["passes"][-1]["name"])
             last = number == len(self.passes)
             if outcome.proof is not None:
                 proofs.append(outcome.proof if last else replace(outcome.proof, cut=outcome.proof.cut or outcome.model))
-            current = current if last else graphs.load(outcome.model, context.shapes)
+            current = current if last or same else graphs.load(outcome.model, context.shapes)
         external = graphs.is_external(original)
         with writing.draft(outcome.model, out, external) if out is not None else nullcontext() as path:
             record |= sizes(original, outcome.model, path)

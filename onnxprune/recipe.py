@@ -65,7 +65,7 @@ def parse_recipe(text: str, name: str = "recipe") -> tuple[Pass, ...]:
     if wrong is not None:
         line = _line(text, lambda made: wrong in made)
         raise OptionError(f"{name} line {line}: {wrong!r}: a recipe has [[{TABLE}]] tables and nothing else")
-    if not found:
+    if not found.get(TABLE):
         raise OptionError(f"{name}: has no pass; write a [[{TABLE}]] table with a name for each")
     return tuple(_made(table, _Place(text, name, number)) for number, table in enumerate(found[TABLE]))
 

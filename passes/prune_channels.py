@@ -15,7 +15,7 @@ from onnxprune.bypass import Bypass
 from onnxprune.cost import Cost
 from onnxprune.criteria.base import AUTO, COMBINE, NORMALISE, score, sight_of
 from onnxprune.divergence import KINDS
-from onnxprune.errors import OptionError, one_of
+from onnxprune.errors import OptionError, at_least, one_of
 from onnxprune.formats import is_half
 from onnxprune.graph import Graph
 from onnxprune.groups import Coupling
@@ -105,8 +105,8 @@ class PruneChannels:
         one_of("--normalise", self.normalise, NORMALISE)
         one_of("--distance", self.distance, KINDS)
         resolve_method(self.recover)
-        if self.iterations < 1:
-            raise OptionError(f"--iterations {self.iterations}: write a whole number from 1")
+        at_least("--seed", self.seed, 0)
+        at_least("--iterations", self.iterations, 1)
         if self.iterations > 1 and target.kind in (THRESHOLD, LOSSLESS):
             raise OptionError(f"--iterations {self.iterations}: {target} leaves nothing to come nearer to; drop it")
 

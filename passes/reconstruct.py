@@ -11,7 +11,7 @@ from onnx import ModelProto
 
 from onnxprune.blocks import around
 from onnxprune.divergence import KINDS, distance_of, off
-from onnxprune.errors import OptionError, one_of
+from onnxprune.errors import OptionError, at_least, one_of
 from onnxprune.expected import fold_expected
 from onnxprune.graph import Graph
 from onnxprune.parts import Engine
@@ -49,6 +49,7 @@ class Reconstruct:
         """
         one_of("--distance", self.distance, KINDS)
         resolve_method(self.method)
+        at_least("--seed", self.seed, 0)
 
     def __call__(self, graph: Graph, context: Context) -> Outcome:
         """Fit, layer after layer; the result stays if it is nearer to the original on inputs that were put aside."""

@@ -148,7 +148,7 @@ def _without_hollow(model: ModelProto | Path, align: str | int, context: Context
         removed, folds = aligned(coupling, resolve_align(align, context.provider, context.bench_seconds > 0, half))
     if not removed.any():
         return Outcome(model)
-    return carry_out(coupling, removed, make_plan(coupling, removed, folds), context)
+    return replace(carry_out(coupling, removed, make_plan(coupling, removed, folds), context), replays=False)
 
 
 def _stored_sparse(outcome: Outcome, names: Collection[str], context: Context) -> tuple[Outcome, list[str]]:

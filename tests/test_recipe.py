@@ -41,6 +41,7 @@ def test_passes_in_order_with_their_options() -> None:
     ("text", "said"),
     [
         ("", r"r.toml: has no pass; write a \[\[pass\]\] table"),
+        ("pass = []", r"r.toml: has no pass; write a \[\[pass\]\] table"),
         ("a = ", r"r.toml: no TOML: Invalid value \(at "),
         ("\n[passes]\nname = 1", r"r.toml line 2: 'passes': a recipe has \[\[pass\]\] tables and nothing else"),
         ('[pass]\nname = "reconstruct"', r"r.toml line 1: 'pass': a recipe has \[\[pass\]\] tables"),

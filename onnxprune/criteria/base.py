@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnxprune.calibrate import Statistics
 from onnxprune.consumers import Consumer
 from onnxprune.criteria.expression import parts_of
-from onnxprune.errors import OptionError, one_of
+from onnxprune.errors import OptionError, at_least, one_of
 from onnxprune.groups import Coupling, Member
 from onnxprune.instrument import Want
 from onnxprune.registry import Registry
@@ -164,8 +164,7 @@ def score(
     Raises:
         OptionError: an option that does not exist, or a criterion that finds nothing to read.
     """
-    if seed < 0:
-        raise OptionError(f"--seed {seed}: write a whole number from 0")
+    at_least("--seed", seed, 0)
     context = Context(coupling, combine, seed, readers, moments)
     total, weight = np.zeros((2, coupling.units))
     for part in parts_of(criterion):
