@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     from onnxprune.errors import OnnxPruneError
     from onnxprune.graph import Graph, load
     from onnxprune.groups import Coupling
-    from onnxprune.pipeline import Pipeline, Result, apply, inspect, prune
+    from onnxprune.inspection import inspect
+    from onnxprune.pipeline import Pipeline, Result
     from onnxprune.plan import Plan, make_plan, read_plan
     from onnxprune.problem import Limits
+    from onnxprune.pruning import apply, prune
     from onnxprune.recipe import read_recipe
     from onnxprune.rules.base import Options
     from onnxprune.sensitivity import Sensitivity
@@ -46,7 +48,9 @@ _HOMES = {
     "criteria.base": ("score",),
     "errors": ("OnnxPruneError",),
     "graph": ("Graph", "load"),
-    "pipeline": ("Pipeline", "Result", "apply", "inspect", "prune"),
+    "inspection": ("inspect",),
+    "pipeline": ("Pipeline", "Result"),
+    "pruning": ("apply", "prune"),
     "plan": ("Plan", "make_plan", "read_plan"),
     "recipe": ("read_recipe",),
     "rules.base": ("Options",),

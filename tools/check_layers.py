@@ -130,6 +130,7 @@ ROOMS = (
     "gates",
     "smallest",
     "pipeline",
+    "pruning",
     "sensitivity",
     "analyzing",
     "timetable",
@@ -153,7 +154,7 @@ ROOMS = (
 )
 
 # (room, package): the package alone, never one of its modules, and only inside a function.
-LAZY = {("pipeline", "passes")}
+LAZY = {("pipeline", "passes"), ("pruning", "passes")}
 
 # A pruned model needs no framework, and neither does pruning it.
 FORBIDDEN = {"torch"}
