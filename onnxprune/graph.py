@@ -68,12 +68,13 @@ class Graph:
     filled: Mapping[str, TensorProto] = field(default_factory=dict)  # weights that are one number: no data of their own
     folded: tuple[str, ...] = ()  # weights that the graph computed from weights
     inlined: tuple[str, ...] = ()  # the local functions that were written out where they were called
+    called: str = ""  # in messages; "": by its path
     _small: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict, repr=False)
 
     @property
     def name(self) -> str:
         """How messages call this model."""
-        return str(self.path) if self.path else "the model"
+        return self.called or (str(self.path) if self.path else "the model")
 
     @property
     def folder(self) -> Path | None:
@@ -160,7 +161,11 @@ class Graph:
 NOT_PARAMETERS = frozenset({TensorProto.INT64, TensorProto.BOOL, TensorProto.STRING, TensorProto.UNDEFINED})
 
 
-def load(model: str | os.PathLike[str] | ModelProto, shapes: Mapping[str, tuple[int, ...]] | None = None) -> Graph:
+def load(
+    model: str | os.PathLike[str] | ModelProto,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    called: str = "",
+) -> Graph:
     """Read a model and infer every shape that can be known.
 
     Sparse tensors become dense, local functions that nodes call are written out, and weights that are computed from
@@ -169,6 +174,7 @@ def load(model: str | os.PathLike[str] | ModelProto, shapes: Mapping[str, tuple[
     Args:
         model: a path to an `.onnx` file, or a model in memory (it is not changed).
         shapes: input or inner value -> shape, where the model leaves it open.
+        called: how messages call it, where its path says nothing to the user.
 
     Raises:
         ModelError: not a readable ONNX model, or its external data is missing, cut off or outside its folder.
@@ -178,7 +184,7 @@ def load(model: str | os.PathLike[str] | ModelProto, shapes: Mapping[str, tuple[
         raise TypeError("load() takes a path or a ModelProto")
     path = None if isinstance(model, ModelProto) else Path(model)
     proto = model if isinstance(model, ModelProto) else read_model(Path(model))
-    name = str(path) if path else "the model"
+    name = called or (str(path) if path else "the model")
     check(proto, path, name)
     folder = path.parent if path else None
     proto, functions = inlined(densified(proto, folder))
@@ -199,6 +205,7 @@ def load(model: str | os.PathLike[str] | ModelProto, shapes: Mapping[str, tuple[
         inputs=tuple(i.name for i in proto.graph.input if i.name not in constants),
         outputs=tuple(o.name for o in proto.graph.output),
         inlined=functions,
+        called=called,
         folded=weights,
         filled={n: v for n, (v, _) in filled.items()},
     )

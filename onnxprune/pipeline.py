@@ -28,6 +28,7 @@ from onnxprune.latency.meet import doubts
 from onnxprune.likeness import likeness
 from onnxprune.matching import matched
 from onnxprune.metric import Metric
+from onnxprune.order import check_order
 from onnxprune.outcome import Found, Replay, joined, prepared, sizes
 from onnxprune.parts import Engine
 from onnxprune.plan import Plan
@@ -95,6 +96,7 @@ class Pipeline:
             GateError: a gate failed; `record` has the figures, and nothing is written.
             OnnxPruneError: one line that says what is wrong; nothing is written.
         """
+        check_order(self.passes, [described(step)["name"] for step in self.passes])
         if metric is not None and checks is None:
             raise OptionError("--metric runs the models: leave validation on")
         measured = None if metric is None else metrics.load(metric)
@@ -153,24 +155,24 @@ class Pipeline:
         for number, step in enumerate(self.passes, 1):
             start = time.perf_counter()
             outcome = step(current, context)
-            if context.settled and outcome.plan is not None and outcome.model is not current.proto:
-                raise OptionError(
-                    f"{described(step)['name']}: cuts what {context.settled} did to the weights; put it before that"
-                )
             same = outcome.model is current.proto
             outcome = replace(outcome, model=context.whole(outcome.model, current.folder))
             record |= joined(record, outcome.notes)
             record["passes"].append({**described(step), "seconds": time.perf_counter() - start, "said": outcome.said})
+            repaired = "recover" in outcome.notes
             if outcome.plan or outcome.touched:
-                record.setdefault("recover", "none")
                 plan = outcome.plan if current is original and outcome.replays else None
                 context = replace(context, before=current, plan=outcome.plan, touched=outcome.touched)
-            if outcome.settles:
-                context = replace(context, settled=record["passes"][-1]["name"])
+                if not repaired:
+                    record.pop("recovery", None)  # it was of an earlier cut
+                    record["recover"] = "none"
+            if repaired:
+                context = replace(context, before=None)
             last = number == len(self.passes)
             if outcome.proof is not None:
+                record["passes"][-1]["proved"] = True
                 proofs.append(outcome.proof if last else replace(outcome.proof, cut=outcome.proof.cut or outcome.model))
-            current = current if last or same else graphs.load(outcome.model, context.shapes)
+            current = current if last or same else graphs.load(outcome.model, context.shapes, original.name)
         external = graphs.is_external(original)
         with writing.draft(outcome.model, out, external) if out is not None else nullcontext() as path:
             record |= sizes(original, outcome.model, path)

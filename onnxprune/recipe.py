@@ -25,6 +25,7 @@ import msgspec
 from docstring_parser import parse
 
 from onnxprune.errors import OnnxPruneError, OptionError
+from onnxprune.order import OrderError, check_order
 from onnxprune.passes import PASSES
 from onnxprune.steps import Pass
 
@@ -40,7 +41,7 @@ def read_recipe(path: str | os.PathLike[str]) -> tuple[Pass, ...]:
     """
     file = Path(path)
     try:
-        return parse_recipe(file.read_text(encoding="utf-8"), str(path))
+        return parse_recipe(file.read_text(encoding="utf-8-sig"), str(path))
     except OSError as error:
         raise OptionError(f"{path}: cannot be read ({error.strerror}); check the path") from error
     except UnicodeDecodeError as error:
@@ -67,7 +68,12 @@ def parse_recipe(text: str, name: str = "recipe") -> tuple[Pass, ...]:
         raise OptionError(f"{name} line {line}: {wrong!r}: a recipe has [[{TABLE}]] tables and nothing else")
     if not found.get(TABLE):
         raise OptionError(f"{name}: has no pass; write a [[{TABLE}]] table with a name for each")
-    return tuple(_made(table, _Place(text, name, number)) for number, table in enumerate(found[TABLE]))
+    passes = tuple(_made(table, _Place(text, name, number)) for number, table in enumerate(found[TABLE]))
+    try:
+        check_order(passes, [table["name"] for table in found[TABLE]])
+    except OrderError as error:
+        raise _Place(text, name, error.number).wrong(error) from error
+    return passes
 
 
 @dataclass(frozen=True)
@@ -138,7 +144,8 @@ def _made(table: Mapping[str, Any], place: _Place) -> Pass:
         raise place.wrong(f"{name}: {option}: {said}" if option else f"{name}: {said}", option) from error
     except OnnxPruneError as error:  # a value of the right type that it does not take
         mentioned = {word.replace("-", "_") for word in re.findall(r"[\w-]+", str(error).replace("--", " "))}
-        raise place.wrong(error, next((each for each in given if each in mentioned), None)) from error
+        said = re.sub(r"^--([\w-]+)", lambda option: f"{name}: {option[1].replace('-', '_')} =", str(error))
+        raise place.wrong(said, next((each for each in given if each in mentioned), None)) from error
     return made
 
 

@@ -48,7 +48,6 @@ class Context:
         before: the model that the last cut was made of; None: nothing was cut yet.
         plan: that cut; None: no channels went.
         touched: results of contractions that lost none, but whose inputs the cut changed (see `Outcome`).
-        settled: the pass whose weights are to stay as they are; "": there was none.
         memo: what a pass found out that another may need.
         shared: other runs on the same model, data and options have the memo, too.
         on_stage: told the name of every stage as it begins.
@@ -67,7 +66,6 @@ class Context:
     before: Graph | None = None
     plan: Plan | None = None
     touched: frozenset[str] = frozenset()
-    settled: str = ""
     memo: dict[Hashable, Any] = field(default_factory=dict)
     shared: bool = False
     bench_seconds: float = 0.0
@@ -181,7 +179,6 @@ class Outcome:
         replays: the plan alone makes the model: no other weights changed.
         touched: where something else was cut: first outputs of the contractions that read what this changed, and whose
             weights `reconstruct` is to fit anew. Nodes that stay keep the names of their outputs.
-        settles: the weights have a form (zeros, few bits) that cutting them or fitting them anew would undo.
         proof: that the function is the one that it should be; None: there is nothing to compare with.
         said: what was done and what it brings, in a sentence for the table.
     """
@@ -191,7 +188,6 @@ class Outcome:
     plan: Plan | None = None
     replays: bool = True
     touched: frozenset[str] = frozenset()
-    settles: bool = False
     proof: Proof | None = None
     said: str = ""
 

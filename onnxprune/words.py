@@ -15,6 +15,9 @@ Record = Mapping[str, Any]
 ANONYMOUS = re.compile(r"(onnx::|const_fold_opt|val_\d)|\d+($|#)")
 
 
+SESSIONS = 0.015  # by which two sessions of one model may differ, relative: no interval within a session shows it
+
+
 class Verdict(NamedTuple):
     """A sentence, and whether it is good news (True), bad (False) or neither."""
 
@@ -135,10 +138,12 @@ def speed(speedup: Mapping[str, float | None]) -> Verdict:
     if value is None or low is None or high is None:
         return Verdict("too few runs to compare: measure for longer")
     interval = f"95 %: {low:.2f} to {high:.2f}"
+    if max(abs(value - 1), abs(1 / value - 1)) < SESSIONS:
+        return Verdict(f"no faster: {value:.2f}x (within what sessions vary)", False)
     if low > 1:
         return Verdict(f"{value:.2f}x faster ({interval})", True)
     if high < 1:
-        return Verdict(f"no faster: {1 / value:.2f}x slower (speed-up {interval})", False)
+        return Verdict(f"no faster: {1 / value:.2f}x slower (95 %: {1 / high:.2f} to {1 / low:.2f})", False)
     return Verdict(f"no faster: {value:.2f}x ({interval})", False)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +47,8 @@ class Merge:
         seed: of the places that are sampled in the data.
         variance: filters that were averaged grow until their mean square is that of the originals.
     """
+
+    alters: ClassVar[bool] = True
 
     target: str = "macs=0.9"
     method: str = "agglomerative"

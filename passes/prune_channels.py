@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,6 +73,8 @@ class PruneChannels:
         depth: leave out whole blocks (residual branches, layers) where that keeps the answers better than less width;
             with the damage scope and a target of macs= or params=.
     """
+
+    alters: ClassVar[bool] = True
 
     target: str = "macs=0.5"
     criterion: str = AUTO

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx
@@ -59,6 +59,8 @@ class Quantize:
             the convolutions of dynamic, which are many times slower so.
         keep_io: of float16: inputs and outputs stay float32.
     """
+
+    settles: ClassVar[bool] = True
 
     mode: str = "static"
     weights: str = "int8"
@@ -136,7 +138,7 @@ class Quantize:
             notes["weight_bytes"] = {"before": account.weight_bytes(graph.proto), "after": account.weight_bytes(made)}
             model = context.make(lambda store: copied(made, folder, store))
         session(model, context.provider, context.threads, optimize=False, arena=False)  # or a ModelError
-        return Outcome(model, {"quantize": notes}, settles=True, said=account.said(notes))
+        return Outcome(model, {"quantize": notes}, said=account.said(notes))
 
     def _opset(self) -> int:
         """The operator set in which what is asked for can be said: scales for channels, integers of 16 bits."""

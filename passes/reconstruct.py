@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from onnx import ModelProto
@@ -37,6 +38,8 @@ class Reconstruct:
         distance: how answers are compared: auto, logits, vectors, boxes or values.
     """
 
+    alters: ClassVar[bool] = True
+
     method: str = AUTO
     seed: int = 0
     distance: str = "auto"
@@ -58,8 +61,6 @@ class Reconstruct:
             raise OptionError("reconstruct: there is no cut to recover from; put it after a pass that cuts")
         if method == "none":
             return Outcome(graph.proto)
-        if context.settled:
-            raise OptionError(f"reconstruct: would undo what {context.settled} did to the weights; put it before that")
         if context.data is None:
             return self._unseen(_pair(graph, context.before, context), context)
         engine = Engine(context.provider, context.threads)

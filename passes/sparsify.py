@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from math import isclose
 from pathlib import Path
+from typing import ClassVar
 
 from onnx import ModelProto
 
@@ -57,6 +58,8 @@ class Sparsify:
         seed: of the places that are sampled in the data.
     """
 
+    settles: ClassVar[bool] = True
+
     pattern: str = "unstructured"
     sparsity: float | None = None
     threshold: float | None = None
@@ -67,6 +70,11 @@ class Sparsify:
     align: str | int = "auto"
     storage: str = "dense"
     seed: int = 0
+
+    @property
+    def last(self) -> bool:
+        """Whether a pass after it would lose the sparse tensors."""
+        return self.storage == "sparse"
 
     def __post_init__(self) -> None:
         """Refuse what contradicts itself."""
@@ -121,7 +129,7 @@ class Sparsify:
             with context.stage("sparse tensors"):
                 outcome, sparse = _stored_sparse(outcome, {d.constant for d in done}, context)
         told = Told(pattern, criterion, done, left, units, sparse)
-        return replace(outcome, notes={**outcome.notes, "sparsify": told.notes}, settles=True, said=told.sentence)
+        return replace(outcome, notes={**outcome.notes, "sparsify": told.notes}, said=told.sentence)
 
     def _criterion(self, context: Context) -> str:
         """What "auto" stands for.

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from onnxprune import Checks, Pipeline, Result, apply
-from onnxprune.errors import OnnxPruneError, OptionError
+from onnxprune.errors import OptionError
 from onnxprune.passes import get
 from onnxprune.testing import Builder, sandwich
 
@@ -26,7 +26,7 @@ CUT = ("prune_channels", {"target": "channels=0.5", "criterion": "l2", "align": 
 )
 @pytest.mark.parametrize("second", [CUT, ("merge", {"target": "channels=0.5", "align": 1})])
 def test_what_has_its_form_is_not_cut(first: tuple[str, dict[str, Any]], second: tuple[str, dict[str, Any]]) -> None:
-    with pytest.raises(OnnxPruneError, match=f"{second[0]}: (cuts what {first[0]} did|no channels can be merged)"):
+    with pytest.raises(OptionError, match=f"^{second[0]}: would undo what {first[0]} did to the weights; put it"):
         run(first, second)
 
 
@@ -55,3 +55,15 @@ def test_groups_that_nothing_makes_are_not_merged() -> None:
 def test_seeds_are_whole_numbers_from_0(name: str) -> None:
     with pytest.raises(OptionError, match=r"seed =? ?-1: write a whole number from 0"):
         get(name)(seed=-1)
+
+
+def test_nothing_follows_what_no_other_pass_keeps() -> None:
+    with pytest.raises(OptionError, match=r"^sparsify: writes what no pass after it keeps; put it at the end$"):
+        run(("sparsify", {"storage": "sparse"}), ("tidy", {}))
+
+
+def test_a_repair_is_of_the_cut_before_it() -> None:
+    with pytest.raises(OptionError, match="there is no cut to recover from"):
+        run(CUT, ("reconstruct", {}), ("reconstruct", {}))
+    record = run(CUT, ("reconstruct", {}), CUT).record
+    assert record["recover"] == "none" and "recovery" not in record

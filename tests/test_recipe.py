@@ -65,13 +65,16 @@ def test_passes_in_order_with_their_options() -> None:
         ),
         (
             '[[pass]]\nname = "prune_channels"\nseed = 1\ntarget = "macs=2"',
-            r"r.toml line 4: --target macs=2: write channels=X",
+            r"r.toml line 4: prune_channels: target = macs=2: write channels=X",
         ),
         (
             '[[pass]]\nname = "prune_channels"\ncriterion = """\nl3"""\nscope = "local"',
             r"r.toml line 3: unknown criterion",
         ),
-        ('[[pass]]\nname = "prune_channels"\nscope = "all"', r"r.toml line 3: --scope all: choose one of auto"),
+        (
+            '[[pass]]\nname = "prune_channels"\nscope = "all"',
+            r"r.toml line 3: prune_channels: scope = all: choose one of auto",
+        ),
         (
             '[[pass]]\nname = "prune_channels"\nhead_dims = 1',
             r"r.toml line 3: prune_channels: head_dims: Expected bool",

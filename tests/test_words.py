@@ -39,8 +39,10 @@ def test_sizes_durations_and_shares() -> None:
     ("interval", "text", "good"),
     [
         ((1.7, 1.6, 1.8), "1.70x faster (95 %: 1.60 to 1.80)", True),
+        ((1.01, 1.01, 1.01), "no faster: 1.01x (within what sessions vary)", False),
+        ((0.99, 0.98, 0.99), "no faster: 0.99x (within what sessions vary)", False),
         ((1.1, 0.9, 1.3), "no faster: 1.10x (95 %: 0.90 to 1.30)", False),
-        ((0.5, 0.4, 0.6), "no faster: 2.00x slower (speed-up 95 %: 0.40 to 0.60)", False),
+        ((0.5, 0.4, 0.6), "no faster: 2.00x slower (95 %: 1.67 to 2.50)", False),
         ((1.5, None, None), "too few runs to compare: measure for longer", None),
     ],
 )

@@ -119,6 +119,7 @@ ROOMS = (
     "ties",
     "kinship",
     "steps",
+    "order",
     "outcome",
     "quantized",
     "merging",

@@ -188,7 +188,7 @@ def test_channels_that_became_zero_are_cut_and_it_is_proved() -> None:
     model.graph.initializer[1].CopyFrom(numpy_helper.from_array(np.zeros(8, np.float32), "w1.bias"))
     assert arrays(sparsify(model, threshold=1e-2, align=4).model)["w1"].shape == (8, 4, 3, 3)
     result = sparsify(model, threshold=1e-2, align=1)
-    assert arrays(result.model)["w1"].shape == (5, 4, 3, 3) and result.plan is not None
+    assert arrays(result.model)["w1"].shape == (5, 4, 3, 3)
     assert result.record["sparsify"]["units_cut"] == 3 and result.record["parity"]["exact"]
     assert "3 channels or other units went" in result.record["passes"][0]["said"]
     whole = sparsify(model, threshold=1e-2, cut=False)
@@ -200,8 +200,8 @@ def test_a_cut_would_break_n_of_m() -> None:
     w2 = numpy_helper.to_array(model.graph.initializer[2]).copy()
     w2[:, :3] = 0
     model.graph.initializer[2].CopyFrom(numpy_helper.from_array(w2, "w2"))
-    assert sparsify(model, pattern="2:4").plan is None
-    assert sparsify(model, align=1).plan is not None
+    assert sparsify(model, pattern="2:4").record["sparsify"]["units_cut"] == 0
+    assert sparsify(model, align=1).record["sparsify"]["units_cut"] >= 3
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
