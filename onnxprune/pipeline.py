@@ -159,6 +159,7 @@ class Pipeline:
             outcome = replace(outcome, model=context.whole(outcome.model, current.folder))
             record |= joined(record, outcome.notes)
             record["passes"].append({**described(step), "seconds": time.perf_counter() - start, "said": outcome.said})
+            record["passes"][-1] |= {"changed": not same, "proved": outcome.proof is not None}
             repaired = "recover" in outcome.notes
             if outcome.plan or outcome.touched:
                 plan = outcome.plan if current is original and outcome.replays else None
@@ -170,7 +171,6 @@ class Pipeline:
                 context = replace(context, before=None)
             last = number == len(self.passes)
             if outcome.proof is not None:
-                record["passes"][-1]["proved"] = True
                 proofs.append(outcome.proof if last else replace(outcome.proof, cut=outcome.proof.cut or outcome.model))
             current = current if last or same else graphs.load(outcome.model, context.shapes, original.name)
         external = graphs.is_external(original)

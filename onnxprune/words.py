@@ -171,7 +171,7 @@ def proof(record: Record) -> Verdict:
     if parity is None:
         return Verdict("none but fidelity" if "fidelity" in record else "none: the models were not run", False)
     apart = "beyond measure" if parity["relative"] is None else f"{parity['relative']:.1e}"
-    where = f"of the largest output, on {plural(parity['feeds'], 'input')}"
+    where = f"of the largest output, on {plural(parity['feeds'], 'input')}{_of_passes(record)}"
     oracle = parity["oracle"]
     if parity.get("vacuous"):
         return Verdict(f"none for {', '.join(parity['vacuous'])}: nearly zero on these inputs; give --data", False)
@@ -181,6 +181,16 @@ def proof(record: Record) -> Verdict:
         itself = f"{oracle} is {parity['rounding']:.1e} from itself, summed in another order"
         return Verdict(f"exact up to rounding: {apart} {where}; {itself}", True)
     return Verdict(f"inexact, as allowed: {apart} {where} from {oracle}", False)
+
+
+def _of_passes(record: Record) -> str:
+    """In a recipe, the passes that are proved, and those that change the function."""
+    if "recipe" not in record.get("options", {}):
+        return ""
+    proved = [each["name"] for each in record["passes"] if each["proved"]]
+    others = [each["name"] for each in record["passes"] if each["changed"] and not each["proved"]]
+    change = f"; {' and '.join(others)} change{'s' if len(others) == 1 else ''} the function" if others else ""
+    return f", for {' and '.join(proved)}{change}"
 
 
 def _lossless(record: Record) -> bool:
