@@ -271,6 +271,30 @@ def test_several_inputs_and_an_open_batch() -> None:
         assert next(iter(runtime.run(runtime.session(result.model), feed).values())).shape[0] == count
 
 
+@pytest.mark.parametrize("scope", ["layer", "global"])
+@pytest.mark.parametrize("far", ["all", "half"])
+def test_inputs_far_from_zero(far: str, scope: str) -> None:
+    """Sums of squares in float32 would be all rounding: a mean of 100 and a standard deviation of 0.01; constants."""
+    b, rng = Builder(), np.random.default_rng(0)
+    x = b.op("Add", b.op("MatMul", b.input("x", "n", 16), b.weight(16, 32)), b.const(np.zeros(32, np.float32)))
+    model = b.model(b.op("MatMul", b.op("Relu", x), b.weight(32, 8)))
+    mix = rng.standard_normal((16, 16)) @ rng.standard_normal((16, 16))
+    rows = rng.standard_normal((400, 16)) @ mix / 16
+    rows = 100 + 0.01 * rows if far == "all" else np.where(np.arange(16) < 8, 1000, rows)
+    data = [{"x": row[None].astype(np.float32)} for row in rows]
+    errors = {
+        c: sparsify(model, data, criterion=c, scope=scope).record["sparsify"]["layers"][0]["error"]
+        for c in ("wanda", "obs")
+    }
+    assert np.isfinite(errors["obs"]) and errors["obs"] < 0.5 * errors["wanda"]
+
+
+def test_inputs_too_large_to_square() -> None:
+    data = [{"x": feed["x"] * np.float32(1e30)} for feed in inputs(4, 8, 8)]
+    with pytest.raises(DataError, match="what 'Conv_0' reads on --data is not finite or too large to square"):
+        sparsify(convs(), data, criterion="obs")
+
+
 def test_very_many_columns_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """The second moments of blocks of columns alone: still far better than no update."""
     monkeypatch.setattr("onnxprune.sparsity.moments.FEATURES", 50)
