@@ -16,6 +16,7 @@ from onnx import AttributeProto, ModelProto, NodeProto, SparseTensorProto, Tenso
 from onnxprune.tensors import Array, Store, bring, carry, fill, frame, in_proto, payload, read_tensor
 
 INDEX = 8  # bytes: ONNX asks for int64
+SINCE = 11  # the opset from which on a Constant node can hold a sparse tensor
 
 
 def densified(proto: ModelProto, folder: Path | None) -> ModelProto:
@@ -50,25 +51,51 @@ def sparse_bytes(array: Array) -> int:
 def with_sparse(
     proto: ModelProto, folder: Path | None, names: Collection[str], store: Store = in_proto
 ) -> tuple[ModelProto, list[str]]:
-    """A model with some of its initializers sparse: those that get smaller by it, which are named.
+    """A model with some of its constants sparse: those that get smaller by it, which are named.
 
     Args:
         proto: the model; not changed.
         folder: where its external data is.
-        names: initializers that may become sparse.
+        names: initializers and results of Constant nodes that may become sparse.
         store: where dense weights go; sparse ones stay in the model.
     """
     model, made = frame(proto), list[str]()
+
+    def smaller(tensor: TensorProto, name: str) -> Array | None:
+        array = read_tensor(tensor, folder) if name in names else None
+        if array is None or sparse_bytes(array) >= array.nbytes:
+            return None
+        made.append(name)
+        return array
+
     for tensor in proto.graph.initializer:
-        array = read_tensor(tensor, folder) if tensor.name in names else None
-        if array is not None and sparse_bytes(array) < array.nbytes:
+        if (array := smaller(tensor, tensor.name)) is not None:
             model.graph.sparse_initializer.append(_sparse(tensor, array))
-            made.append(tensor.name)
         else:
             carry(model.graph.initializer.add(), tensor, tensor.name, folder, store)
     for node in model.graph.node:
-        bring(node, folder, store)
+        value = None if too_old(proto) else _value(node)
+        if value is not None and (array := smaller(value, node.output[0])) is not None:
+            held = AttributeProto(name="sparse_value", type=AttributeProto.SPARSE_TENSOR)
+            held.sparse_tensor.CopyFrom(_sparse(value, array))
+            node.ClearField("attribute")
+            node.attribute.append(held)
+        else:
+            bring(node, folder, store)
     return model, made
+
+
+def too_old(proto: ModelProto) -> bool:
+    """Whether Constant nodes of a model cannot hold sparse tensors."""
+    return all(o.version < SINCE for o in proto.opset_import if o.domain in ("", "ai.onnx"))
+
+
+def _value(node: NodeProto) -> TensorProto | None:
+    """What a Constant node holds as a dense tensor."""
+    if node.op_type != "Constant" or len(node.attribute) != 1 or node.attribute[0].name != "value":
+        return None
+    held: TensorProto = node.attribute[0].t
+    return held
 
 
 def _sparse_value(node: NodeProto) -> SparseTensorProto | None:

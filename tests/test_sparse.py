@@ -75,6 +75,22 @@ def test_a_sparse_constant_node() -> None:
     np.testing.assert_array_equal(answer(graph.proto), dense)
 
 
+@pytest.mark.parametrize("opset", [10, 11, 13])
+def test_constant_nodes_become_sparse(opset: int, tmp_path: Path) -> None:
+    """From opset 11 on they can."""
+    w, v = mostly_zero(8, 3, 3, 3), np.ones((4, 8, 1, 1), np.float32)
+    b = Builder(opset=opset)
+    held = [b.op("Constant", name=name, value=numpy_helper.from_array(a)) for name, a in (("w", w), ("v", v))]
+    dense = b.model(b.op("Conv", b.op("Conv", b.input("x", 1, 3, 6, 6), held[0], pads=[1, 1, 1, 1]), held[1]))
+    before = dense.SerializeToString()
+    sparse, made = with_sparse(dense, None, {"w", "v"})
+    assert made == (["w"] if opset >= 11 else []) and dense.SerializeToString() == before
+    assert (sparse.ByteSize() < dense.ByteSize()) == (opset >= 11)
+    onnx.checker.check_model(sparse)
+    np.testing.assert_array_equal(answer(sparse), answer(dense))
+    np.testing.assert_array_equal(load(sparse).array("w"), w)
+
+
 def test_values_in_another_file(tmp_path: Path) -> None:
     sparse, _ = with_sparse(tiny(), None, {"w"})
     values = sparse.graph.sparse_initializer[0].values

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ import numpy as np
 from onnxprune.sparsity.layers import Layer
 from onnxprune.sparsity.moments import Moments, Seen
 from onnxprune.sparsity.obs import factor, prune, settle
-from onnxprune.sparsity.patterns import Array, Floats, Grid, Mask
+from onnxprune.sparsity.patterns import Array, Floats, Mask
 
 CRITERIA = ("auto", "magnitude", "wanda", "obs")
 # SparseGPT's is 0.01; where there are more columns than rows, or nearly so, far more is better. The one that errs least
@@ -86,9 +87,9 @@ def scores_of(layer: Layer, criterion: str, seen: Seen | None) -> Array:
     w = layer.matrix()
     if criterion == "wanda":
         return np.abs(w) * np.sqrt(seen.fit.power)[:, None, :]
-    scores, free = np.empty_like(w), layer.reader.bias is not None
+    scores = np.empty_like(w)
     for number, span in enumerate(seen.fit.spans):
-        inverse = np.square(factor(seen.fit.gram(number, free), DAMPINGS[0])).sum(axis=1)
+        inverse = np.square(_factor(layer, seen.fit, number, DAMPINGS[0])).sum(axis=1)
         scores[..., span] = np.square(w[..., span]) / inverse[:, None, :]
     return scores
 
@@ -98,7 +99,7 @@ def _least(layer: Layer, way: Way, seen: Seen) -> Chosen:
     before, fit, free = layer.matrix(), seen.fit, layer.reader.bias is not None
     found = list[tuple[float, float, _Pruned]]()
     for damping in DAMPINGS:
-        pruned = _pruned(before, layer.grid, way, fit, damping, free)
+        pruned = _pruned(layer, before, way, fit, damping)
         error = _error(before, pruned.after, seen.check, _shift(before, pruned.after, fit, free))
         if found and not error < found[-1][0]:
             break
@@ -107,7 +108,8 @@ def _least(layer: Layer, way: Way, seen: Seen) -> Chosen:
     after, settled = pruned.after, np.empty_like(before)
     for number, span in enumerate(fit.spans):
         aim, start, gone = pruned.aim[..., span], after[..., span], pruned.gone[..., span]
-        settled[..., span] = settle(aim, start, gone, fit.gram(number, free), damping)
+        pull = np.maximum(damping, fit.rounding(number, free))
+        settled[..., span] = settle(aim, start, gone, fit.gram(number, free), pull)
     less = _error(before, settled, seen.check, _shift(before, settled, fit, free))
     if less < error:
         after, error = settled, less
@@ -123,14 +125,24 @@ class _Pruned(NamedTuple):
     gone: Mask
 
 
-def _pruned(before: Floats, grid: Grid, way: Way, rows: Moments, damping: float, free: bool) -> _Pruned:
-    rule, lack = grid.choose(way.share, way.threshold), rows.lack(free)
+def _pruned(layer: Layer, before: Floats, way: Way, rows: Moments, damping: float) -> _Pruned:
+    rule, lack = layer.grid.choose(way.share, way.threshold), rows.lack(layer.reader.bias is not None)
     made = _Pruned(np.empty_like(before), np.empty_like(before), np.empty(before.shape, dtype=bool))
     for number, span in enumerate(rows.spans):
-        u = factor(rows.gram(number, free), damping)
+        u = _factor(layer, rows, number, damping)
         made.aim[..., span] = before[..., span] + lack[..., span] @ u.swapaxes(1, 2) @ u
-        made.after[..., span], made.gone[..., span] = prune(made.aim[..., span], u, grid, rule)
+        made.after[..., span], made.gone[..., span] = prune(made.aim[..., span], u, layer.grid, rule)
     return made
+
+
+def _factor(layer: Layer, rows: Moments, number: int, damping: float) -> Floats:
+    """U of a block, see `factor`: damped by more than rounding, and by the next damping where there is none."""
+    free = layer.reader.bias is not None
+    gram, least = rows.gram(number, free), rows.rounding(number, free)
+    for more in DAMPINGS[DAMPINGS.index(damping) : -1]:
+        with suppress(np.linalg.LinAlgError):
+            return factor(gram, np.maximum(more, least))
+    return factor(gram, np.maximum(DAMPINGS[-1], least))
 
 
 def _shift(before: Floats, after: Floats, rows: Moments, free: bool) -> Floats | None:

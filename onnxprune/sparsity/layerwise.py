@@ -104,7 +104,8 @@ class Work:
         if seen is None or way.criterion == "magnitude":
             return scores.astype(np.float32, copy=False)
         power = np.square(scores) if way.criterion == "wanda" else scores
-        return (power / max(seen.fit.variance(layer.matrix()), float(np.finfo(float).tiny))).astype(np.float32)
+        relative = power / max(seen.fit.variance(layer.matrix()), float(np.finfo(float).tiny))
+        return np.minimum(relative, float(np.finfo(np.float32).max)).astype(np.float32)
 
     def _walk(self, turn: Turn) -> Walk:
         return Walk(self.graph, [*turn.fit, *turn.choose], self.engine)

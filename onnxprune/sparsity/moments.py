@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from onnxprune.consumers import Places
+from onnxprune.criteria.reading import RESOLUTION
+from onnxprune.errors import DataError
 from onnxprune.parts import Walk
 from onnxprune.refit import FEATURES, PER_FEATURE, ROWS
 from onnxprune.sparsity.layers import Layer
@@ -27,20 +29,22 @@ WIDE = 1024  # columns of a block, where there are more than FEATURES
 
 @dataclass(eq=False)
 class Moments:
-    """Sums over rows.
+    """Sums over rows, about the mean of the first of them: sums of what lies far from zero would be all rounding.
 
     Attributes:
         spans: the blocks of columns.
         count: rows.
-        first: [groups, columns], of x.
-        second: for each block [groups, its columns, its columns], of x xᵀ.
+        origin: [groups, columns], o: the mean of the first rows.
+        first: [groups, columns], of x - o.
+        second: for each block [groups, its columns, its columns], of (x - o) (x - o)ᵀ.
         missed: [groups, outputs], of d.
-        cross: [groups, outputs, columns], of d xᵀ.
+        cross: [groups, outputs, columns], of d (x - o)ᵀ.
         loss: of d².
     """
 
     spans: Sequence[slice]
     count: int = 0
+    origin: Any = 0.0
     first: Any = 0.0
     second: list[Floats] = field(default_factory=list)
     missed: Any = 0.0
@@ -52,7 +56,9 @@ class Moments:
 
         Products are in their type, sums in float64.
         """
-        x, d = rows, missed
+        if not self.count:
+            self.origin = rows.mean(axis=1, dtype=np.float64).astype(rows.dtype)
+        x, d = rows - self.origin[:, None, :], missed
         self.count += x.shape[1]
         self.first = self.first + x.sum(axis=1, dtype=np.float64)
         self.missed = self.missed + d.sum(axis=1, dtype=np.float64)
@@ -65,25 +71,40 @@ class Moments:
     @property
     def mean(self) -> Floats:
         """[groups, columns]."""
+        return np.asarray(self.origin + self._lean)
+
+    @property
+    def _lean(self) -> Floats:
+        """[groups, columns]: the mean of x - o."""
         return np.asarray(self.first / max(self.count, 1))
 
     @property
     def power(self) -> Floats:
         """[groups, columns]: the mean of x²."""
-        return np.concatenate([np.diagonal(s, axis1=1, axis2=2) for s in self.second], axis=1) / max(self.count, 1)
+        spread = np.concatenate([np.diagonal(s, axis1=1, axis2=2) for s in self.second], axis=1) / max(self.count, 1)
+        return np.asarray(np.maximum(spread - np.square(self._lean), 0.0) + np.square(self.mean))
 
     def gram(self, number: int, centred: bool) -> Floats:
         """[groups, F, F] of a block: the mean of x xᵀ; about the mean of x, where a bias makes up for that."""
-        found = self.second[number] / max(self.count, 1)
-        if centred:
-            mean = self.mean[:, self.spans[number]]
-            found -= mean[:, :, None] * mean[:, None, :]
+        found, span = self.second[number] / max(self.count, 1), self.spans[number]
+        lean, mean = self._lean[:, span], self.mean[:, span]
+        found -= lean[:, :, None] * lean[:, None, :]
+        if not centred:
+            found += mean[:, :, None] * mean[:, None, :]
         return found
+
+    def rounding(self, number: int, centred: bool) -> Floats:
+        """[groups]: what of the mean diagonal of a block's gram may be rounding, in units of it."""
+        summed, span = np.trace(self.second[number], axis1=1, axis2=2) / max(self.count, 1), self.spans[number]
+        trace = summed - np.square(self._lean[:, span]).sum(axis=1)
+        if not centred:
+            trace += np.square(self.mean[:, span]).sum(axis=1)
+        return np.asarray(np.divide(RESOLUTION * summed, trace, out=np.zeros_like(summed), where=trace > 0))
 
     def lack(self, centred: bool) -> Floats:
         """[groups, outputs, columns]: the mean of d xᵀ; about the means, where a bias makes up for those."""
-        found = self.cross / max(self.count, 1)
-        return np.asarray(found - self.behind[:, :, None] * self.mean[:, None, :] if centred else found)
+        lean = self._lean if centred else -self.origin.astype(np.float64)
+        return np.asarray(self.cross / max(self.count, 1) - self.behind[:, :, None] * lean[:, None, :])
 
     @property
     def behind(self) -> Floats:
@@ -121,6 +142,9 @@ def look(layer: Layer, dense: Walk, thin: Walk | None, fits: int, samples: int, 
         fits: batches that are fitted to; the others are held out.
         samples: in all batches.
         rng: draws places.
+
+    Raises:
+        DataError: it reads what is not finite, or has no finite square.
     """
     reader, spans, w = layer.reader, _spans(layer.columns, layer.grid.columns), layer.matrix().swapaxes(1, 2)
     features = min(layer.columns, FEATURES)
@@ -133,7 +157,13 @@ def look(layer: Layer, dense: Walk, thin: Walk | None, fits: int, samples: int, 
         x = y = _rows(layer, was, places)
         if now is not None:
             x = _rows(layer, now, places)
-        seen[batch >= fits].add(x, (y - x) @ w.astype(x.dtype))
+        with np.errstate(over="ignore", invalid="ignore"):
+            seen[batch >= fits].add(x, (y - x) @ w.astype(x.dtype))
+    if not all(np.isfinite(m.loss) and np.isfinite(m.power).all() for m in seen):
+        raise DataError(
+            f"sparsify: what {layer.label!r} reads on --data is not finite or too large to square: give other inputs, "
+            "or take criterion = 'magnitude' without --data"
+        )
     return seen
 
 

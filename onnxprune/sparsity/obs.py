@@ -18,12 +18,15 @@ STEPS = 20  # of conjugate gradients: more bring a few per cent at most
 CLOSE = 1e-8  # of the squared slope at the start: it is left then
 
 
-def factor(gram: Floats, damping: float) -> Floats:
+def factor(gram: Floats, damping: float | Floats) -> Floats:
     """U with Uᵀ U = (H + damping · mean diagonal · I)⁻¹, [groups, F, F].
 
     Args:
         gram: H, [groups, F, F], positive semidefinite.
-        damping: in units of the mean diagonal; positive.
+        damping: in units of the mean diagonal; positive; one for all groups or [groups].
+
+    Raises:
+        LinAlgError: what is damped so is not positive definite.
     """
     size = gram.shape[-1]
     mean = np.trace(gram, axis1=1, axis2=2) / size
@@ -66,7 +69,9 @@ def prune(weights: Floats, u: Floats, grid: Grid, choose: Choose) -> tuple[Float
     return w, gone
 
 
-def settle(weights: Floats, start: Floats, gone: Mask, gram: Floats, damping: float, steps: int = STEPS) -> Floats:
+def settle(
+    weights: Floats, start: Floats, gone: Mask, gram: Floats, damping: float | Floats, steps: int = STEPS
+) -> Floats:
     """Least squares with the zeros where they are: what went column by column did not know of those that went later.
 
     Conjugate gradients for all rows at once (Boža 2024 solves the same problem with ADMM).

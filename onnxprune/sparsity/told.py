@@ -23,7 +23,9 @@ class Told:
         done: the layers with zeros.
         left: the layers that stay dense, and why.
         cut: channels and other units that went as a whole.
+        rounded: constant channels that stay, since rounding would be felt.
         sparse: weights that are stored as sparse tensors; None: that was not asked for.
+        bound: weights in Constant nodes of an opset that knows no sparse ones.
     """
 
     pattern: Pattern
@@ -31,7 +33,9 @@ class Told:
     done: Sequence[Done]
     left: Mapping[str, str]
     cut: int
+    rounded: int
     sparse: Sequence[str] | None
+    bound: int = 0
 
     @property
     def notes(self) -> dict[str, Any]:
@@ -48,6 +52,7 @@ class Told:
                 "deflated": {"before": before.deflated, "after": after.deflated},
             },
             "units_cut": self.cut,
+            "constant_units_kept": self.rounded,
             "sparse_tensors": list(self.sparse or ()),
             "layers": [
                 {
@@ -74,10 +79,13 @@ class Told:
         ]
         parts += [f"{len(self.left)} more stay dense"] if self.left else []
         parts += [f"{self.cut} channels or other units went as a whole"] if self.cut else []
+        if self.rounded:
+            parts.append(f"{self.rounded} constant channels stay, as a cut would show in the outputs' rounding")
         ratio = stored["deflated"]["after"] / max(stored["deflated"]["before"], 1)
         parts.append(f"compressed (DEFLATE) they take {ratio:.0%} of what they took")
         if self.sparse is not None:
             parts.append(f"{len(self.sparse)} are stored sparse, as many as get smaller by it")
+            parts[-1] += f" ({self.bound} in Constant nodes stay: opset 11 has sparse ones)" if self.bound else ""
         parts.append("no faster on ONNX Runtime's CPU provider, which computes zeros like other numbers")
         if self.pattern.text == "2:4":
             parts.append("2:4 pays on TensorRT with sparse kernels enabled")

@@ -36,6 +36,33 @@ def test_least_squares_by_moments(centred: bool) -> None:
     np.testing.assert_allclose(found, np.linalg.lstsq(design, d[0], rcond=None)[0][:6], atol=1e-9)
 
 
+@pytest.mark.parametrize("centred", [True, False])
+def test_far_from_zero_moments_are_as_true_as_near_it(centred: bool) -> None:
+    """In float32, with a standard deviation of 0.01 about 100."""
+    x = (100 + 0.01 * rows(0, 2, 200, 6)).astype(np.float32)
+    moments = Moments([slice(0, 4), slice(4, 6)])
+    for part in np.split(x, 10, axis=1):
+        moments.add(part, part[..., :3])
+    exact = x.astype(np.float64)
+    about = exact - exact.mean(axis=1, keepdims=True) if centred else exact
+    expected, cross = about.swapaxes(1, 2) @ about / 200, about[..., :3].swapaxes(1, 2) @ about / 200
+    for number, span in enumerate(moments.spans):
+        np.testing.assert_allclose(moments.gram(number, centred), expected[:, span, span], rtol=1e-4, atol=1e-9)
+        assert (moments.rounding(number, centred) < 1e-4).all()
+    np.testing.assert_allclose(moments.lack(centred), cross, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(moments.mean, exact.mean(axis=1), rtol=1e-9)
+    np.testing.assert_allclose(moments.power, np.square(exact).mean(axis=1), rtol=1e-9)
+
+
+def test_what_may_be_rounding_is_known() -> None:
+    """Rows that first are elsewhere: what the others differ by is lost in the sums."""
+    x = np.full((1, 4000, 3), 1000, np.float32) + rows(0, 1, 4000, 3).astype(np.float32) * 1e-3
+    moments = Moments([slice(0, 3)])
+    moments.add(np.zeros((1, 1, 3), np.float32), np.zeros((1, 1, 1), np.float32))
+    moments.add(x, np.zeros((1, 4000, 1), np.float32))
+    assert 0.01 < moments.rounding(0, True)[0] < 0.1
+
+
 @pytest.mark.parametrize(("columns", "step"), [(2560, 1), (4608, 9), (25088, 4), (2562, 2562), (25087, 1)])
 def test_blocks_of_columns(columns: int, step: int) -> None:
     spans = _spans(columns, step)
