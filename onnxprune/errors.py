@@ -7,7 +7,8 @@ node or tensor first, then what is wrong, then what to do. The command line prin
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 # Characters kept of a message that comes from another library.
@@ -61,6 +62,21 @@ def one_of(option: str, value: object, choices: Iterable[str]) -> None:
     known = tuple(choices)
     if value not in known:
         raise OptionError(f"{option} {value}: choose one of {', '.join(known)}")
+
+
+def expressions(option: str, given: str | Sequence[str]) -> list[re.Pattern[str]]:
+    """Regular expressions, one or several.
+
+    Raises:
+        OptionError: one is none.
+    """
+    found = []
+    for pattern in (given,) if isinstance(given, str) else given:
+        try:
+            found.append(re.compile(pattern))
+        except re.error as error:
+            raise OptionError(f"{option} {pattern!r}: not a regular expression ({error})") from error
+    return found
 
 
 def at_least(option: str, value: int, least: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import gcd
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from onnxprune import uses
 from onnxprune.budget import LEAST, Groups, spend
 from onnxprune.cost import Cost, Counts
-from onnxprune.errors import OptionError
+from onnxprune.errors import OptionError, expressions
 from onnxprune.groups import Coupling
 
 ONE = "group:"  # in front of a name: that group, and no other that shares a tensor with it
@@ -161,10 +160,7 @@ def _matching(coupling: Coupling, pattern: str, option: str) -> NDArray[np.bool_
     if pattern.startswith(ONE):
         hit = np.array([group.name == pattern.removeprefix(ONE) for group in coupling.groups])
     else:
-        try:
-            expression = re.compile(pattern)
-        except re.error as error:
-            raise OptionError(f"{option} {pattern!r}: not a regular expression ({error})") from error
+        (expression,) = expressions(option, pattern)
         hit = np.array(
             [any(expression.search(label) for label in labels(coupling, g)) for g in range(len(coupling.groups))]
         )

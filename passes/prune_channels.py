@@ -15,7 +15,7 @@ from onnxprune.bypass import Bypass
 from onnxprune.cost import Cost
 from onnxprune.criteria.base import AUTO, COMBINE, NORMALISE, score, sight_of
 from onnxprune.divergence import KINDS
-from onnxprune.errors import OptionError, at_least, one_of
+from onnxprune.errors import OptionError, at_least, expressions, one_of
 from onnxprune.formats import is_half
 from onnxprune.graph import Graph
 from onnxprune.groups import Coupling
@@ -40,6 +40,7 @@ from onnxprune.target import LOSSLESS, THRESHOLD, Target, parse_target
 from onnxprune.timing import bench
 
 DEEP = ("macs", "params")
+STEPS = 100  # each repairs the model: more do not end
 SCOPES = ("auto", "global", "local", "budget", "damage")
 
 
@@ -107,8 +108,19 @@ class PruneChannels:
         one_of("--normalise", self.normalise, NORMALISE)
         one_of("--distance", self.distance, KINDS)
         resolve_method(self.recover)
+        expressions("--keep", self.keep)
+        for pattern, share in self.ratios:
+            expressions("--ratio", pattern)
+            if not 0 < share <= 1:
+                raise OptionError(f"--ratio {pattern}={share:g}: the share kept must be in (0, 1]")
+        if self.align != AUTO:
+            resolve_align(self.align, "cpu")
         at_least("--seed", self.seed, 0)
         at_least("--iterations", self.iterations, 1)
+        if self.iterations > STEPS:
+            raise OptionError(
+                f"--iterations {self.iterations}: write at most {STEPS}; more than 8 gained nothing so far"
+            )
         if self.iterations > 1 and target.kind in (THRESHOLD, LOSSLESS):
             raise OptionError(f"--iterations {self.iterations}: {target} leaves nothing to come nearer to; drop it")
 

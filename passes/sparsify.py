@@ -14,7 +14,7 @@ from onnx import ModelProto
 
 from onnxprune import graph as graphs
 from onnxprune.coupling import couple
-from onnxprune.errors import DataError, ModelError, OptionError, ShapeError
+from onnxprune.errors import DataError, ModelError, OptionError, ShapeError, expressions
 from onnxprune.folds import foldable
 from onnxprune.formats import is_half
 from onnxprune.graph import Graph
@@ -83,6 +83,7 @@ class Sparsify:
 
     def __post_init__(self) -> None:
         """Refuse what contradicts itself."""
+        expressions("sparsify: keep =", self.keep)
         pattern = parse(self.pattern)
         for name, known in (("criterion", CRITERIA), ("scope", SCOPES), ("storage", STORAGES)):
             if getattr(self, name) not in known:
@@ -136,7 +137,8 @@ class Sparsify:
             with context.stage("sparse tensors"):
                 outcome, sparse = _stored_sparse(outcome, {d.constant for d in done}, context)
         bound = {d.constant for d in done if too_old(graph.proto)} - {t.name for t in graph.proto.graph.initializer}
-        told = Told(pattern, criterion, done, left, units, rounded, sparse, len(bound))
+        asked = share if self.threshold is None else None
+        told = Told(pattern, criterion, done, left, units, rounded, sparse, len(bound), asked)
         return replace(outcome, notes={**outcome.notes, "sparsify": told.notes}, said=told.sentence)
 
     def _criterion(self, context: Context) -> str:

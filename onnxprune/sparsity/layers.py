@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
@@ -12,7 +11,7 @@ import numpy as np
 from onnx import helper
 
 from onnxprune.consumers import Consumer, consumers
-from onnxprune.errors import ModelError, OptionError
+from onnxprune.errors import ModelError, OptionError, expressions
 from onnxprune.folds import foldable
 from onnxprune.groups import Coupling
 from onnxprune.patch import Patch
@@ -155,10 +154,7 @@ def _kept(labels: dict[int, list[str]], keep: str | Sequence[str]) -> set[int]:
     """The layers that one of the expressions matches."""
     found = set[int]()
     for pattern in each(keep):
-        try:
-            expression = re.compile(pattern)
-        except re.error as error:
-            raise OptionError(f"sparsify: keep = {pattern!r}: not a regular expression ({error})") from error
+        (expression,) = expressions("sparsify: keep =", pattern)
         hit = {index for index, names in labels.items() if any(map(expression.search, names))}
         if not hit:
             raise OptionError(f"sparsify: keep = {pattern!r} matches no layer; see `onnxprune inspect` for the names")

@@ -12,6 +12,8 @@ from onnxprune.sparsity.layerwise import Done
 from onnxprune.sparsity.patterns import Pattern
 from onnxprune.sparsity.worth import Bytes
 
+NEAR = 0.02  # of the share that was asked for: whole rows and blocks are not nearer
+
 
 @dataclass(frozen=True)
 class Told:
@@ -26,6 +28,7 @@ class Told:
         rounded: constant channels that stay, since rounding would be felt.
         sparse: weights that are stored as sparse tensors; None: that was not asked for.
         bound: weights in Constant nodes of an opset that knows no sparse ones.
+        asked: the share that was to become zero; None: a threshold said what.
     """
 
     pattern: Pattern
@@ -36,6 +39,7 @@ class Told:
     rounded: int
     sparse: Sequence[str] | None
     bound: int = 0
+    asked: float | None = None
 
     @property
     def notes(self) -> dict[str, Any]:
@@ -77,6 +81,8 @@ class Told:
             f"{found['zeros'] / max(found['weights'], 1):.1%} of the {found['weights']} weights of {count} "
             f"{'layer is' if count == 1 else 'layers are'} zero ({self.pattern.text}, {self.criterion})"
         ]
+        if self.asked is not None and abs(found["zeros"] / max(found["weights"], 1) - self.asked) > NEAR:
+            parts[0] += f", where {self.asked:.1%} were asked for: the layers do not divide into so many"
         parts += [f"{len(self.left)} more stay dense"] if self.left else []
         parts += [f"{self.cut} channels or other units went as a whole"] if self.cut else []
         if self.rounded:
