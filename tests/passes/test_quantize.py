@@ -357,6 +357,29 @@ def test_models_with_nothing_to_quantize() -> None:
         quantized(model, mode="dynamic")
 
 
+def branching() -> ModelProto:
+    """An If whose branches read the result of a MatMul from outside."""
+    b = Builder()
+    x = b.input("x", "N", 8)
+    product = b.op("MatMul", x, b.weight(8, 8), name="product")
+    wanted = b.op("Greater", b.op("ReduceMean", x, keepdims=0), 0.0)
+    arms = []
+    for op in ("Relu", "Neg"):
+        node = helper.make_node(op, ["product"], [f"{op}_y"])
+        arms.append(helper.make_graph([node], op, [], [helper.make_tensor_value_info(f"{op}_y", 1, ["N", 8])]))
+    y = b.op("If", wanted, then_branch=arms[0], else_branch=arms[1])
+    b.declare(y, "N", 8)
+    return b.model(b.op("MatMul", b.op("Add", y, b.op("Sigmoid", product)), b.weight(8, 4)))
+
+
+@pytest.mark.parametrize("options", MODES)
+def test_what_subgraphs_read_comes_before_them(options: dict[str, Any]) -> None:
+    data = {"x": np.random.default_rng(0).standard_normal((24, 8)).astype(np.float32)}
+    result = quantized(branching(), data, **options)
+    onnx.checker.check_model(result.model)
+    assert result.record["fidelity"]["cosine"] > 0.95
+
+
 def test_matrix_products_without_weights() -> None:
     b = Builder()
     model = b.model(b.op("MatMul", b.input("x", "N", 8), b.input("w", 8, 4)))
