@@ -195,6 +195,14 @@ def test_float16_inputs_and_outputs(keep_io: bool) -> None:
     assert result.record["fidelity"]["cosine"] > 0.9999
 
 
+def test_passes_after_float16_inputs_are_proved_with_them() -> None:
+    steps = [Quantize(mode="float16", keep_io=False), get("fold_batchnorm")()]
+    for data in (None, pictures()):
+        result = Pipeline(steps).run(network(), data=data, checks=CHECKED)
+        assert result.record["parity"]["exact"]
+        assert not any(n.op_type == "BatchNormalization" for n in result.model.graph.node)
+
+
 @pytest.mark.parametrize("value", [1e-9, 1e6])
 def test_what_float16_does_not_hold_stays_float32(value: float) -> None:
     b = Builder()
