@@ -188,7 +188,7 @@ def _reason(graph: Graph, node: Node, takers: Mapping[int, Taker | str]) -> str:
     if trains(graph, node):
         return "it takes its statistics from the batch"
     if any(name not in graph.fixed for name in node.inputs[1:5]):
-        return "its parameters are computed"
+        return "its parameters are inputs or computed"
     if producer is None or taker is None:
         before = "an input" if producer is None else producer.op
         return f"{before} comes before it, and not all that read it are contractions that can take it in"

@@ -10,7 +10,7 @@ from onnxprune.errors import OptionError
 from onnxprune.graph import Graph
 from onnxprune.opening import read_model
 from onnxprune.passes import register
-from onnxprune.rewrite import counted, operators, rewritten
+from onnxprune.rewrite import as_fed, counted, operators, rewritten
 from onnxprune.steps import Context, Outcome, Proof
 from onnxprune.tidying import tidied
 
@@ -38,8 +38,9 @@ class Tidy:
     def __call__(self, graph: Graph, context: Context) -> Outcome:
         """Leave out all that can be."""
         with context.stage("tidy"):
-            rewrite = tidied(graph, self.largest, self.weights)
-            model = context.make(lambda store: rewritten(graph, rewrite, store, sweep=True))
+            seen = as_fed(graph)
+            rewrite = tidied(seen, self.largest, self.weights)
+            model = context.make(lambda store: rewritten(seen, rewrite, store, sweep=True))
             made = model if isinstance(model, ModelProto) else read_model(model)
         gone = operators(graph.proto) - operators(made)
         fewer = _constants(graph.proto) - _constants(made)
