@@ -388,6 +388,29 @@ def test_what_subgraphs_read_comes_before_them(options: dict[str, Any]) -> None:
     assert result.record["fidelity"]["cosine"] > 0.95
 
 
+def test_subgraphs_stay_float32_in_float16() -> None:
+    result = quantized(branching(), mode="float16")
+    node = next(n for n in result.model.graph.node if n.op_type == "If")
+    assert {v.type.tensor_type.elem_type for a in node.attribute for v in a.g.output} == {TensorProto.FLOAT}
+    assert result.record["quantize"]["float"][0] == {"reason": "its subgraphs stay float32", "nodes": [node.name]}
+    with pytest.raises(OptionError, match="quantize: ops: If: mode = 'float16' has "):
+        quantized(branching(), mode="float16", ops=("If",))
+
+
+@pytest.mark.parametrize(("op", "gates"), [("LSTM", 4), ("GRU", 3), ("RNN", 1)])
+def test_recurrent_layers_change_to_float16_on_demand(op: str, gates: int) -> None:
+    b = Builder()
+    x = b.input("x", 5, 2, 4)
+    y = b.ops(op, x, b.weight(1, gates * 8, 4, name="w"), b.weight(1, gates * 8, 8), hidden_size=8)[0]
+    model = b.model(b.op("MatMul", y, b.weight(8, 4)))
+    result = quantized(model, mode="float16")
+    assert types(result.model)["w"] == TensorProto.FLOAT
+    reason = "no float16 kernel on the CPU; name it in ops"
+    assert result.record["quantize"]["float"] == [{"reason": reason, "nodes": [f"{op}_0"]}]
+    assert result.record["fidelity"]["cosine"] > 0.9999
+    assert types(quantized(model, mode="float16", ops=(op,)).model)["w"] == TensorProto.FLOAT16
+
+
 def test_matrix_products_without_weights() -> None:
     b = Builder()
     model = b.model(b.op("MatMul", b.input("x", "N", 8), b.input("w", 8, 4)))
