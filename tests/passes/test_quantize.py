@@ -1,9 +1,11 @@
 """Fewer bits by ONNX Runtime's tools: answers stay near, names and notes stay the user's, and nothing else is left."""
 
 import logging
+import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ from onnxprune.passes.quantize import Quantize
 from onnxprune.runtime import run, session
 from onnxprune.testing import Builder
 from onnxprune.writing import save
+from tools.networks import grow
 
 Feed = dict[str, NDArray[Any]]
 CHECKED = Checks(seconds=0)
@@ -416,3 +419,17 @@ def test_matrix_products_without_weights() -> None:
     model = b.model(b.op("MatMul", b.input("x", "N", 8), b.input("w", 8, 4)))
     with pytest.raises(ModelError, match=r"quantize finds nothing to do \(its inputs are not constant"):
         quantized(model, mode="dynamic")
+
+
+def test_random_networks() -> None:
+    refused = 0
+    for seed in range(12):
+        try:
+            result = quantized(grow(Random(seed)), mode="dynamic")
+        except ModelError as error:
+            assert re.search("is quantized already|quantize finds nothing to do", str(error)), (seed, error)
+            refused += 1
+            continue
+        onnx.checker.check_model(result.model)
+        assert result.record["fidelity"]["cosine"] > 0.9, seed
+    assert refused < 6
