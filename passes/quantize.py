@@ -24,6 +24,7 @@ from onnxprune.quantized.choice import KEPT, Choice, check_float, choose, kept_b
 from onnxprune.quantized.processor import saturates
 from onnxprune.quantized.quiet import quiet, refusals
 from onnxprune.quantized.restore import restore
+from onnxprune.quantized.survival import check_survival
 from onnxprune.quantized.working import Working, prepared, raised, working
 from onnxprune.rules.base import Options
 from onnxprune.runtime import session
@@ -137,6 +138,8 @@ class Quantize:
             notes["weight_bytes"] = {"before": account.weight_bytes(graph.proto), "after": account.weight_bytes(made)}
             model = context.make(lambda store: copied(made, folder, store))
         session(model, context.provider, context.threads, optimize=False, arena=False)  # or a ModelError
+        if self.mode == "float16" and context.provider == "cpu":
+            check_survival(model, graph.name)
         return Outcome(model, {"quantize": notes}, settles=True, said=account.said(notes))
 
     def _opset(self) -> int:

@@ -20,6 +20,7 @@ from onnxprune.errors import DataError, ModelError, OptionError
 from onnxprune.graph import is_external, load
 from onnxprune.passes import get
 from onnxprune.passes.quantize import Quantize
+from onnxprune.quantized.survival import check_survival
 from onnxprune.runtime import run, session
 from onnxprune.testing import Builder
 from onnxprune.writing import save
@@ -433,3 +434,22 @@ def test_random_networks() -> None:
         onnx.checker.check_model(result.model)
         assert result.record["fidelity"]["cosine"] > 0.9, seed
     assert refused < 6
+
+
+def test_what_onnx_runtime_does_not_survive_is_an_error() -> None:
+    model = grow(Random(20))  # its fusion of Transpose and MatMul crashes on the float16 form
+    try:
+        result = quantized(model, mode="float16")
+    except ModelError as error:
+        assert "ONNX Runtime crashes when it optimises the float16 model" in str(error)
+        result = quantized(model, mode="float16", keep="^Transpose_12")
+    assert result.record["fidelity"]["cosine"] > 0.99
+
+
+def test_survival(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    save(network(), tmp_path / "model.onnx")
+    for source in (network(), tmp_path / "model.onnx"):
+        check_survival(source, "the model")
+    monkeypatch.setattr("onnxprune.quantized.survival.TRIAL", "import os; os.abort()")
+    with pytest.raises(ModelError, match="the model: ONNX Runtime crashes when it optimises the float16 model; leave"):
+        check_survival(network(), "the model")
