@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import NodeProto, TensorProto, helper
+from onnx import NodeProto, helper
 
 from onnxprune.affine import CONTRACTIONS, NOTHING, Affine, Taker, affine_of, taker_of, trains
 from onnxprune.folds import exclusive
@@ -71,12 +71,9 @@ class Taking:
 
     @property
     def fits(self) -> bool:
-        """Whether half precision can hold the new weights."""
-        if self.taker.data_type != TensorProto.FLOAT16:
-            return True
-        bias = self.taker.shifted(self.before, self.after)
+        """Whether the type of the weights can hold the new ones."""
         scaled = self.taker.scaled(self.before, self.after)
-        return bool(np.isfinite(scaled).all() and (np.abs(bias) <= np.finfo(np.float16).max).all())
+        return bool(np.isfinite(scaled).all() and np.isfinite(_bias(self)).all())
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,7 +185,7 @@ def _reason(graph: Graph, node: Node, takers: Mapping[int, Taker | str]) -> str:
     if trains(graph, node):
         return "it takes its statistics from the batch"
     if any(name not in graph.fixed for name in node.inputs[1:5]):
-        return "its parameters are computed"
+        return "its parameters are inputs or computed"
     if producer is None or taker is None:
         before = "an input" if producer is None else producer.op
         return f"{before} comes before it, and not all that read it are contractions that can take it in"
@@ -228,7 +225,8 @@ def _rewrite(graph: Graph, takings: list[Taking], dropped: list[Node]) -> Rewrit
 
 def _bias(taking: Taking) -> Array:
     dtype = helper.tensor_dtype_to_np_dtype(taking.taker.data_type)
-    return np.asarray(taking.taker.shifted(taking.before, taking.after).astype(dtype))
+    with np.errstate(over="ignore"):
+        return np.asarray(taking.taker.shifted(taking.before, taking.after).astype(dtype))
 
 
 def _own(graph: Graph, node: Node, slot: int, shape: tuple[int, ...], wanted: str, taken: set[str]) -> str:

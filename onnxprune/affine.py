@@ -223,7 +223,7 @@ def taker_of(graph: Graph, node: Node) -> Taker | str:
     stored = _stored(graph, node.inputs[1])
     weights = None if stored is None else constant_value(graph, node.inputs[1], {})
     if stored is None or weights is None:
-        return "its weights are computed, quantised or one number"
+        return "its weights are inputs, computed, quantised or one number"
     if node.op in ("Gemm", "MatMul") and weights.ndim != 2:
         return "its weights are no matrix"
     if node.op == "Gemm" and (node.attrs.get("transA", 0) or not node.attrs.get("beta", 1.0)):

@@ -95,7 +95,7 @@ _gate: Pattern = frozenset({("Div", _clip, 6.0), ("Mul", _clip, 1 / 6)})
 _gated: Pattern = ("Mul", "x", _clip)
 _scaled: frozenset[Pattern] = frozenset({("Div", _gated, 6.0), ("Mul", _gated, 1 / 6)})
 _hard: Pattern = ("HardSigmoid", "x", (("alpha", 1 / 6), ("beta", 0.5)))
-_swish: Pattern = _scaled | {("Mul", "x", _gate), ("Mul", "x", _hard)}
+_hard_swish: Pattern = _scaled | {("Mul", "x", _gate), ("Mul", "x", _hard)}
 
 _erf: Pattern = ("Add", ("Erf", frozenset({("Div", "x", sqrt(2)), ("Mul", "x", sqrt(0.5))})), 1.0)
 _cube: Pattern = frozenset({("Pow", "x", 3.0), ("Mul", "x", ("Mul", "x", "x"))})
@@ -120,9 +120,7 @@ FUSIONS = (
     Fusion("LayerNormalization", 17, _NEVER, ("Mul", _normal, "scale"), _norm),
     Fusion("Gelu", 20, _NEVER, _halved(_erf), _unary("Gelu")),
     Fusion("Gelu", 20, _NEVER, _halved(_tanh), _unary("Gelu", approximate="tanh")),
-    Fusion(
-        "HardSwish", 14, _NEVER, frozenset({("Mul", "x", _gate), *_scaled, ("Mul", "x", _hard)}), _unary("HardSwish")
-    ),
+    Fusion("HardSwish", 14, _NEVER, _hard_swish, _unary("HardSwish")),
     Fusion("HardSigmoid", 7, 13, _scaled, _hard_gate),
     Fusion("HardSigmoid", 7, _NEVER, _gate, _hard_sigmoid),
     Fusion("Swish", 24, _NEVER, ("Mul", "x", ("Sigmoid", "x")), _unary("Swish")),

@@ -59,7 +59,7 @@ def _matches(graph: Graph, operand: Any, pattern: Pattern, found: Match) -> Iter
 def _operator(graph: Graph, node: Node, pattern: tuple[Any, ...], found: Match) -> Iterator[Match]:
     op, *wanted = pattern
     attrs = wanted.pop() if isinstance(wanted[-1], tuple) and isinstance(wanted[-1][0], tuple) else ()
-    operands = _operands(graph, node)
+    operands = _operands(node)
     if node.op != op or node.domain or len(operands) != len(wanted) or any(node.outputs[1:]):
         return
     if not all(_same(_attribute(graph, node, name), value) for name, value in attrs):
@@ -77,7 +77,7 @@ def _all(graph: Graph, operands: list[Any], wanted: list[Any], found: Match) -> 
         yield from _all(graph, operands[1:], wanted[1:], each)
 
 
-def _operands(graph: Graph, node: Node) -> list[Any]:
+def _operands(node: Node) -> list[Any]:
     """Inputs, and the attributes that later became inputs."""
     names = _BOUNDS.get(node.op, ())
     inputs: list[Any] = [name for name in node.inputs if name]

@@ -12,12 +12,12 @@ import numpy as np
 import onnx
 
 from onnxprune.errors import DataError
-from onnxprune.feeds import Array, Feed, random_feeds, read_header
+from onnxprune.feeds import Array, Feed, input_specs, random_feeds, read_header, suited
 from onnxprune.formats import every_node, formats
 from onnxprune.runtime import LEAN, Model, plain, run, session
 
 if TYPE_CHECKING:
-    pass
+    from onnxruntime import InferenceSession
 
 # Largest relative difference of two models that compute the same function in float32; rounding stays far
 # below.
@@ -179,14 +179,10 @@ def parity(
     given = random_feeds(ready) if feeds is None else list(feeds)
     if not given:
         raise DataError("parity needs at least one feed and got none; leave `feeds` out for a random one")
-    wanted = [run(ready, feed) for feed in given]
+    wanted = list(_answers(ready, given))
     del ready
     ready = session(pruned, provider, threads, optimize=False, arena=False, config=LEAN)
-    worst: dict[str, OutputParity] = {}
-    for feed, reference in zip(given, wanted, strict=True):
-        for found in compare(reference, run(ready, feed)).outputs:
-            worst[found.name] = worst.get(found.name, found) | found
-    return Parity(tuple(worst.values()), tolerance(masked), len(given))
+    return Parity(tuple(_worst(wanted, _answers(ready, given)).values()), tolerance(masked), len(given))
 
 
 def rounding(
@@ -199,11 +195,21 @@ def rounding(
     """
     given = list(feeds)
     ready = session(masked, provider, threads, optimize=False, arena=False, config=LEAN)
-    plainly = [run(ready, feed) for feed in given]
+    plainly = list(_answers(ready, given))
     del ready
-    ready = session(masked, provider, threads, arena=False, config=LEAN)
+    return _worst(plainly, _answers(session(masked, provider, threads, arena=False, config=LEAN), given))
+
+
+def _answers(ready: InferenceSession, feeds: Iterable[Feed]) -> Iterator[dict[str, Any]]:
+    """What a model makes of each feed, with floats in the format that it takes: a pass may have changed that."""
+    specs = input_specs(ready)
+    return (run(ready, suited(feed, specs)) for feed in feeds)
+
+
+def _worst(references: Iterable[Mapping[str, Any]], answers: Iterable[Mapping[str, Any]]) -> dict[str, OutputParity]:
+    """The largest difference of each output over all runs."""
     found: dict[str, OutputParity] = {}
-    for feed, reference in zip(given, plainly, strict=True):
-        for output in compare(reference, run(ready, feed)).outputs:
+    for reference, answer in zip(references, answers, strict=True):
+        for output in compare(reference, answer).outputs:
             found[output.name] = found.get(output.name, output) | output
     return found

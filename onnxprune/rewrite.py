@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, helper
 
 from onnxprune.graph import Graph
+from onnxprune.shapes import shapes_of, shell_of
 from onnxprune.tensors import Store, bring, carry, declare, fill, frame, in_proto, nodes_of
 
 Array = NDArray[Any]
@@ -105,6 +106,21 @@ def rewritten(graph: Graph, rewrite: Rewrite, store: Store = in_proto, sweep: bo
         _forget(model)
     declare(model)
     return model
+
+
+def as_fed(graph: Graph) -> Graph:
+    """The graph as its user may feed it: from IR version 4 on, initializers that are inputs, too, are no constants."""
+    inputs = [v.name for v in graph.proto.graph.input]
+    fed = set(inputs).intersection(graph.constants) if graph.proto.ir_version >= 4 else set[str]()
+    if not fed:
+        return graph
+    bare = frame(graph.proto)
+    bare.graph.initializer.extend(t for t in graph.proto.graph.initializer if t.name not in fed)
+    shell = shell_of(bare, {}, graph.name)
+    constants = {name: tensor for name, tensor in graph.constants.items() if name not in fed}
+    shapes = {**shapes_of(shell), **{name: tuple(tensor.dims) for name, tensor in constants.items()}}
+    known = tuple(name for name in inputs if name in fed or name in graph.inputs)
+    return replace(graph, shell=shell, constants=constants, shapes=shapes, inputs=known)
 
 
 def unique(wanted: str, taken: set[str]) -> str:

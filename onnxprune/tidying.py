@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Hashable, Mapping, Set
 from functools import partial
 
-from onnx import NodeProto, TensorProto, numpy_helper
+from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from onnxprune.folding import FLOATS, NEVER, Made, evaluate, made_of
 from onnxprune.graph import Graph, Node
@@ -24,7 +24,7 @@ def tidied(graph: Graph, largest: int, weights: bool) -> Rewrite:
 
     Args:
         graph: the model.
-        largest: elements of a result that is computed beforehand, and of what is computed on the way.
+        largest: bytes of a result that is computed beforehand, and of what is computed on the way.
         weights: whether equal weights become one, too.
     """
     values = _computed(graph, largest)
@@ -145,7 +145,7 @@ def _computed(graph: Graph, largest: int) -> dict[str, TensorProto]:
 
 def _fits(graph: Graph, name: str, made: Made, largest: int, readers: Mapping[str, set[int]]) -> bool:
     """Whether a value, and all on the way to it, is small; a large one must not be larger than what then goes."""
-    way = [_size(graph, value) for index in made.nodes for value in graph.nodes[index].outputs if value]
+    way = [_bytes(graph, value) for index in made.nodes for value in graph.nodes[index].outputs if value]
     size = _size(graph, name)
     if size is None or any(each is None or each > largest for each in way):
         return False
@@ -158,3 +158,9 @@ def _size(graph: Graph, value: str) -> int | None:
     shape = graph.shapes.get(value)
     sizes = [size for size in shape or () if isinstance(size, int)]
     return None if shape is None or len(sizes) < len(shape) else math.prod(sizes)
+
+
+def _bytes(graph: Graph, value: str) -> int | None:
+    """Bytes of a value, where its size and its type are known."""
+    size, kind = _size(graph, value), graph.types.get(value)
+    return None if size is None or kind is None else size * int(helper.tensor_dtype_to_np_dtype(kind).itemsize)

@@ -8,7 +8,7 @@ from onnxprune.absorb import absorb
 from onnxprune.affine import ELEMENTWISE
 from onnxprune.graph import Graph
 from onnxprune.passes import register
-from onnxprune.rewrite import counted, rewritten
+from onnxprune.rewrite import as_fed, counted, rewritten
 from onnxprune.steps import Context, Outcome, Proof
 
 
@@ -29,7 +29,8 @@ class FoldBatchnorm:
     def __call__(self, graph: Graph, context: Context) -> Outcome:
         """Fold all that can be."""
         with context.stage("fold"):
-            found = absorb(graph, frozenset({"BatchNormalization"}) | (ELEMENTWISE if self.chains else frozenset()))
+            seen = as_fed(graph)
+            found = absorb(seen, frozenset({"BatchNormalization"}) | (ELEMENTWISE if self.chains else frozenset()))
             notes = {
                 "fold_batchnorm": {
                     "folded": dict(found.gone),
@@ -40,6 +41,6 @@ class FoldBatchnorm:
             stay = f"; {len(found.left)} BatchNormalization kept" if found.left else ""
             if found.rewrite.empty:
                 return Outcome(graph.proto, notes, said=f"nothing to fold{stay}")
-            model = context.make(lambda store: rewritten(graph, found.rewrite, store))
+            model = context.make(lambda store: rewritten(seen, found.rewrite, store))
         said = f"folded {counted(found.gone)} into {counted(found.into)}{stay}"
         return Outcome(model, notes, proof=Proof(lambda: graph.path or graph.proto), said=said)

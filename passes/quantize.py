@@ -19,10 +19,12 @@ from onnxprune.graph import Graph, is_big, load
 from onnxprune.passes import register
 from onnxprune.problem import each
 from onnxprune.quantized import account, halves, integers
+from onnxprune.quantized.bodies import bodies
 from onnxprune.quantized.choice import KEPT, Choice, check_float, choose, kept_by
 from onnxprune.quantized.processor import saturates
 from onnxprune.quantized.quiet import quiet, refusals
 from onnxprune.quantized.restore import restore
+from onnxprune.quantized.survival import check_survival
 from onnxprune.quantized.working import Working, prepared, raised, working
 from onnxprune.rules.base import Options
 from onnxprune.runtime import session
@@ -36,7 +38,7 @@ USED = {
     "dynamic": INTEGER,
     "float16": EVERY | {"keep_io"},
 }
-SLOW = {"dynamic": integers.SLOW}
+DOUBTFUL = {"static": {}, "dynamic": integers.SLOW, "float16": halves.RECURRENT}  # what changes only on demand, and why
 
 
 @register("quantize")
@@ -56,7 +58,7 @@ class Quantize:
         samples: of static: how many samples ranges are taken from, in whole batches; fewer, where there are fewer.
         keep: regular expression or several; nodes that match by name or by a tensor's name stay float.
         ops: operator types that may change; none: all that ONNX Runtime has a form for, without
-            the convolutions of dynamic, which are many times slower so.
+            the convolutions of dynamic, which are many times slower so, and the LSTM, GRU and RNN of float16.
         keep_io: of float16: inputs and outputs stay float32.
     """
 
@@ -127,9 +129,9 @@ class Quantize:
                 first = working(graph, folder)
                 work = first if self.mode == "float16" else prepared(raised(first, graph, self._opset()), graph.name)
                 seen = load(work.path)
-                keep = dict.fromkeys(halves.losing(seen) if self.mode == "float16" else (), halves.LOST)
+                keep = halves.staying(seen) if self.mode == "float16" else {}
                 keep |= dict.fromkeys(kept_by(each(self.keep), [load(first.path), seen]), KEPT)
-                choice = choose(seen, graph.name, keep, self.ops, self._fit(seen), SLOW.get(self.mode, ()))
+                choice = choose(seen, graph.name, keep, self.ops, self._fit(seen), DOUBTFUL[self.mode])
             feeds = self._feeds(graph, context) if self.mode == "static" else []
             with quiet():
                 made, notes = self._made(work, choice, feeds, context, graph.name)
@@ -138,6 +140,8 @@ class Quantize:
             notes["weight_bytes"] = {"before": account.weight_bytes(graph.proto), "after": account.weight_bytes(made)}
             model = context.make(lambda store: copied(made, folder, store))
         session(model, context.provider, context.threads, optimize=False, arena=False)  # or a ModelError
+        if self.mode == "float16" and context.provider == "cpu":
+            check_survival(model, graph.name)
         return Outcome(model, {"quantize": notes}, said=account.said(notes))
 
     def _opset(self) -> int:
@@ -159,7 +163,7 @@ class Quantize:
             OptionError: `ops` has another.
         """
         if self.mode == "float16":
-            fit = {node.op for node in seen.nodes} - halves.unfit_ops()
+            fit = {node.op for node in seen.nodes if not bodies(node.proto)} - halves.unfit_ops()
         else:
             fit = set(integers.static_ops() if self.mode == "static" else integers.dynamic_ops())
         if unknown := sorted(set(self.ops) - fit):

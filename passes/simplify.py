@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,6 +10,7 @@ from onnx import ModelProto
 from onnxprune.errors import ModelError, OptionError, one_line
 from onnxprune.graph import Graph, is_big
 from onnxprune.passes import register
+from onnxprune.quantized.quiet import quiet
 from onnxprune.rewrite import counted, operators
 from onnxprune.steps import Context, Outcome, Proof
 from onnxprune.tensors import copied, declare, in_proto
@@ -24,12 +22,12 @@ class Simplify:
     """Simplify the graph with onnxslim: what it fuses, folds and drops; inputs, outputs and opsets stay.
 
     Attributes:
-        shapes: write the shapes that onnxslim infers into the model.
+        infer_shapes: write the shapes that onnxslim infers into the model.
         largest: bytes of a result that it may compute beforehand; None: any.
         skip: its fusions that are not to be done, such as FusionGemm.
     """
 
-    shapes: bool = False
+    infer_shapes: bool = False
     largest: int | None = None
     skip: Sequence[str] = ()
 
@@ -69,11 +67,9 @@ class Simplify:
         if unknown := set(self.skip) - set(DEFAULT_FUSION_PATTERNS):
             known = ", ".join(sorted(DEFAULT_FUSION_PATTERNS))
             raise OptionError(f"simplify: skip = {min(unknown)!r}: onnxslim has {known}")
-        options = {"no_shape_infer": not self.shapes, "size_threshold": self.largest}
-        level = logging.root.manager.disable
-        logging.disable(logging.CRITICAL)
+        options = {"no_shape_infer": not self.infer_shapes, "size_threshold": self.largest}
         try:
-            with contextlib.redirect_stdout(io.StringIO()):
+            with quiet():
                 made = onnxslim.slim(
                     copied(graph.proto, graph.folder, in_proto), skip_fusion_patterns=list(self.skip) or None, **options
                 )
@@ -81,8 +77,6 @@ class Simplify:
             raise ModelError(
                 f"{graph.name}: onnxslim fails ({one_line(error, 200)}); leave simplify out, or use tidy and fuse"
             ) from error
-        finally:
-            logging.disable(level)
         assert isinstance(made, ModelProto)
         declare(made)
         return made

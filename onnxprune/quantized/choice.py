@@ -14,7 +14,7 @@ from onnxprune.graph import Graph, Node
 from onnxprune.tensors import tensors_of
 
 QUANTISED = re.compile(r"QLinear|Quantize|QGemm|QAttention|Integer\w*$")
-KEPT, LEFT_OUT, UNFIT, SLOW = "kept", "not among ops", "no such kernel", "slow on integers; name it in ops"
+KEPT, LEFT_OUT, UNFIT = "kept", "not among ops", "no such kernel"
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +71,7 @@ def choose(
     keep: Mapping[str, str],
     ops: Collection[str],
     fit: Collection[str],
-    slow: Collection[str] = (),
+    doubtful: Mapping[str, str],
 ) -> Choice:
     """Nodes that are to change and nodes that are not.
 
@@ -81,7 +81,7 @@ def choose(
         keep: label of a node that stays -> why.
         ops: operator types that may change; none: all.
         fit: those that can.
-        slow: those that do only where `ops` has them.
+        doubtful: those that do only where `ops` has them -> why.
 
     Raises:
         ModelError: nothing is left to change.
@@ -96,7 +96,7 @@ def choose(
     for node in graph.nodes:
         if kinds.get(node.outputs[0], TensorProto.FLOAT) != TensorProto.FLOAT:
             continue
-        reason = _reason(node, keep, ops, fit, slow)
+        reason = _reason(node, keep, ops, fit, doubtful)
         if reason is None:
             wanted[node.label] = node.op
         else:
@@ -108,12 +108,12 @@ def choose(
 
 
 def _reason(
-    node: Node, keep: Mapping[str, str], ops: Collection[str], fit: Collection[str], slow: Collection[str]
+    node: Node, keep: Mapping[str, str], ops: Collection[str], fit: Collection[str], doubtful: Mapping[str, str]
 ) -> str | None:
     if node.label in keep:
         return keep[node.label]
     if node.op not in fit or node.domain not in ("", "com.microsoft"):
         return UNFIT
     if not ops:
-        return SLOW if node.op in slow else None
+        return doubtful.get(node.op)
     return None if node.op in ops else LEFT_OUT

@@ -12,7 +12,7 @@ from onnxprune.runtime import resolve
 BITS_16 = ("uint16", "int16")
 METHODS = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
 OF_GEMM = "_MatMul"  # is added to the name of a Gemm that dynamic quantization makes a MatMul of
-SLOW = frozenset({"Conv"})  # in dynamic quantization: ConvInteger has no fast kernel
+SLOW = {"Conv": "slow on integers; name it in ops"}  # in dynamic quantization: ConvInteger has no fast kernel
 TYPES = {"int8": "QInt8", "uint8": "QUInt8", "int16": "QInt16", "uint16": "QUInt16"}
 
 

@@ -1,4 +1,4 @@
-"""ONNX Runtime's tools without their prints and warnings, and what they refuse in one line."""
+"""Other people's tools without their prints and warnings, and what ONNX Runtime's refuse in one line."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from onnx import ModelProto, ValueInfoProto
 
 from onnxprune.formats import every_node
 from onnxprune.graph import Graph
+from onnxprune.quantized.bodies import in_order
 from onnxprune.tensors import copy_field, declare
 
 # Fields that tools may change for good: all others of a model and its graph are the user's.
@@ -17,7 +18,7 @@ OF_TOOLS_IN_GRAPH = frozenset({"node", "initializer", "input", "output", "value_
 
 
 def restore(made: ModelProto, graph: Graph, names: Mapping[str, str]) -> ModelProto:
-    """Give a model that was made of a graph back what is the user's; it is changed in place.
+    """Give a model that was made of a graph back what is the user's, in place, and its nodes an order.
 
     Args:
         made: the model.
@@ -42,6 +43,7 @@ def restore(made: ModelProto, graph: Graph, names: Mapping[str, str]) -> ModelPr
         _replace(ours, [_typed(v, kinds[v.name]) for v in theirs if v.name in kinds and v.name not in constants])
     known = constants | {name for node in made.graph.node for name in node.output}
     _replace(made.graph.value_info, [v for v in made.graph.value_info if v.name in known])
+    _replace(made.graph.node, in_order(made.graph.node))
     declare(made)
     return made
 

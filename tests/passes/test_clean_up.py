@@ -3,9 +3,11 @@
 import numpy as np
 import onnx
 import pytest
+from onnx import helper
 
 from onnxprune import Checks, Pipeline
 from onnxprune.passes import get
+from onnxprune.runtime import run, session
 from onnxprune.testing import Builder
 
 LAYERS = ("conv", "wide", "up", "norm", "scale", "shift", "number", "less", "relu", "swish", "same", "turn", "skip")
@@ -54,3 +56,24 @@ def test_random_networks(seed: int) -> None:
     assert result.record["fidelity"]["cosine"] > 1 - 1e-5
     again = Pipeline(steps).run(result.model)
     assert again.model == result.model
+
+
+@pytest.mark.parametrize("name", ["tidy", "fuse", "fold_batchnorm"])
+def test_inputs_with_a_default_stay_and_are_no_constants(name: str) -> None:
+    b = Builder()
+    x = b.conv(b.input("x", "N", 8, 6, 6), 8, name="w")
+    y = b.op("Mul", x, b.const(np.ones((8, 1, 1), np.float32), "scale"))
+    y = b.op("Add", y, b.op("Neg", b.const(np.zeros((8, 1, 1), np.float32), "shift")))
+    y = b.op("Reshape", b.op("Relu", y), b.const(np.array([-1, 8, 6, 6]), "shape"))
+    y = b.op("Mul", y, b.op("Sigmoid", y))
+    model = b.model(b.op("Mul", y, b.const(np.ones((1,), np.float32), "factor")))
+    fed = ("scale", "shift", "shape", "factor")
+    given = [t for t in model.graph.initializer if t.name in fed]
+    model.graph.input.extend(helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in given)
+    made = Pipeline([get(name)()]).run(model, checks=Checks(seconds=0)).model
+    assert [i.name for i in made.graph.input] == ["x", *fed]
+    feed = {"x": np.ones((2, 8, 6, 6), np.float32), "scale": np.full((8, 1, 1), 2, np.float32)}
+    feed |= {"shift": np.full((8, 1, 1), 3, np.float32), "factor": np.full(1, 5, np.float32)}
+    feed |= {"shape": np.array([-1, 8, 36, 1])}
+    (a,), (b_,) = (run(session(m), feed).values() for m in (model, made))
+    np.testing.assert_allclose(a, b_, rtol=1e-5)

@@ -241,3 +241,21 @@ def test_what_runtimes_put_together_stays_whole() -> None:
     y = b.op("Mul", b.op("Div", off, spread), b.near_one(8))
     model = b.model(b.op("MatMul", y, b.weight(8, 4)))
     assert fold(model).model == model
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_what_float32_cannot_hold_stays(bias: bool) -> None:
+    b = Builder()
+    y = b.conv(b.input("x", 2, 8, 6, 6), 8, bias=bias)
+    for factor in (1e30, 1e30, 1e-30):
+        y = b.op("Mul", y, np.full((8, 1, 1), factor, np.float32))
+    result = fold(b.model(b.op("Tanh", y)))
+    assert ops(result.model) == ["Conv", "Mul", "Mul", "Tanh"]
+    assert all(np.isfinite(array).all() for array in arrays(result.model).values())
+
+
+def test_a_bias_that_float32_cannot_hold_stays() -> None:
+    b = Builder()
+    y = b.op("Add", b.conv(b.input("x", 2, 8, 6, 6), 8), np.full((8, 1, 1), 1e30, np.float32))
+    y = b.op("Mul", y, np.full((8, 1, 1), 1e10, np.float32))
+    assert "Mul" in ops(fold(b.model(b.op("Tanh", y))).model)

@@ -65,7 +65,7 @@ def test_old_ir_versions_keep_their_inputs() -> None:
 
 def test_options() -> None:
     assert "Pad" in ops(simplify(padded(), skip=("FusionPadConv",)).model)
-    assert len(simplify(padded(), shapes=True).model.graph.value_info) > 0
+    assert len(simplify(padded(), infer_shapes=True).model.graph.value_info) > 0
     with pytest.raises(OptionError, match="simplify: skip = 'Pad': onnxslim has "):
         simplify(padded(), skip=("Pad",))
     with pytest.raises(OptionError, match="simplify: largest = 0: give a number of bytes"):
