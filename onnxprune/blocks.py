@@ -1,4 +1,4 @@
-"""Blocks that a model can do without: what lies between two values of one shape, found from the graph alone.
+"""Blocks that a model can do without: what lies between two values of one shape and type, found from the graph alone.
 
 - A branch: y = x + f(x). Without it, y = x. What else f reads (a mask, what an encoder gives) does not matter.
 - A stage of a chain: y = g(x), where nothing but x goes in and nothing but y comes out.
@@ -26,7 +26,7 @@ class Block:
     """What goes where a value is made of an earlier one instead.
 
     Attributes:
-        entry, exit: the values; of one shape.
+        entry, exit: the values; of one shape and type.
         axis: of the channels.
         nodes: indices of those that nobody needs then, besides the one that makes the exit.
         weighted: those among them that contract with weights.
@@ -39,6 +39,11 @@ class Block:
     nodes: frozenset[int]
     weighted: frozenset[int]
     parts: int = 1
+
+
+def adds(node: Node) -> bool:
+    """Whether a node is the sum of two values."""
+    return node.op in SUMS and not node.domain and len(node.inputs) == len(set(node.inputs)) == 2
 
 
 def alive(graph: Graph, around: Mapping[str, str]) -> frozenset[int]:
@@ -97,7 +102,7 @@ class _Finder:
         """Operands of sums that are computed from the other operand, or from what that is the sum of."""
         before: dict[str, str] = {}  # exit -> entry: the way that values take past all branches
         for node in self.graph.nodes:
-            if node.op not in SUMS or node.domain or len(set(node.inputs)) != 2 or node.index not in self.whole:
+            if not adds(node) or node.index not in self.whole:
                 continue
             for entry in node.inputs:
                 way = [entry]
@@ -132,6 +137,8 @@ class _Finder:
         graph, maker = self.graph, self.graph.producer[exit_]
         shape = graph.shapes.get(entry)
         if not shape or shape != graph.shapes.get(exit_) or entry in graph.fixed or exit_ in graph.fixed:
+            return None
+        if graph.types.get(entry) != graph.types.get(exit_):
             return None
         nodes = self.whole - alive(graph, {exit_: entry})
         own = maker.index in self.linears  # the node that makes the exit is replaced, too

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from onnxprune.blocks import SUMS, Block, alive
+from onnxprune.blocks import Block, adds, alive
 from onnxprune.folds import FLOATS
 from onnxprune.graph import Graph, Node
 from onnxprune.tensors import Store, bring, carry, declare, frame, in_proto
@@ -132,7 +132,7 @@ def summed(node: Node, entry: str, shift: str | None) -> Node:
     """A node that makes the same value of the entry alone, or of it and a constant."""
     if shift is None:
         return copy_of(node, [entry], "Identity")
-    if node.op in SUMS and not node.domain and entry in node.inputs and len(node.inputs) == 2:
+    if adds(node) and entry in node.inputs:
         return copy_of(node, [name if name == entry else shift for name in node.inputs])
     return copy_of(node, [entry, shift], "Add")
 

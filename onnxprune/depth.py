@@ -20,7 +20,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.blocks import SUMS, Block
+from onnxprune.blocks import Block, adds
 from onnxprune.bypass import Bypass, bypassed
 from onnxprune.calibrate import calibrate
 from onnxprune.divergence import distance_of, off
@@ -182,7 +182,7 @@ class Search:
         size = (graph.shapes[block.exit] or ())[block.axis]
         assert isinstance(size, int)
         laws, maker = self._laws, graph.producer[block.exit]
-        if maker.op in SUMS and block.entry in maker.inputs:
+        if adds(maker) and block.entry in maker.inputs:
             branch = next(name for name in maker.inputs if name != block.entry)
             mean = laws.of(branch).along(block.axis, size)[0]
         else:

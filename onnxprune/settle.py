@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from onnxprune.blocks import SUMS, alive
+from onnxprune.blocks import adds, alive
 from onnxprune.bypass import Bypass, copy_of, fresh, summed, view_of
 from onnxprune.graph import Graph, Node
 
@@ -72,7 +72,7 @@ def _place(view: Graph, value: str, reader: Node, bypass: Bypass) -> tuple[Node,
     shape = view.shapes.get(value) or ()
     if len(shape) != rank or shape[axis] != bypass.shift.size:
         return None
-    if node.op in SUMS and len(set(node.inputs)) == 2:
+    if adds(node):
         for slot, name in enumerate(node.inputs):
             found = None
             if name in view.constants:

@@ -62,6 +62,21 @@ def test_a_branch_that_changes_the_size_is_none() -> None:
     assert not exits(b.model(b.conv(y, 4, 1)))
 
 
+def narrowing() -> ModelProto:
+    """Two layers in half precision between two in single precision."""
+    b = Builder()
+    x = b.op("Cast", b.op("Relu", b.conv(b.input("x", "N", 3, 8, 8), 8)), to=TensorProto.FLOAT16, name="half")
+    for number in range(2):
+        weight = b.const(b.rng.standard_normal((8, 8, 1, 1)).astype(np.float16) / np.float16(3))
+        x = b.op("Relu", b.op("Conv", x, weight), name=f"relu{number}")
+    return b.model(b.conv(b.op("Cast", x, to=TensorProto.FLOAT, name="whole"), 4, 1))
+
+
+def test_the_ends_of_a_block_have_one_type() -> None:
+    ends = [(block.entry, block.exit) for block in found(narrowing(), run=2)]
+    assert ends == [("half", "relu0"), ("relu0", "relu1"), ("half", "relu1")]
+
+
 def test_growing_concatenations_have_none() -> None:
     assert not exits(dense(), run=2)
 

@@ -14,7 +14,7 @@ from onnxprune.errors import DataError, ModelError, OnnxPruneError, OptionError,
 from onnxprune.passes import get
 from onnxprune.testing import Builder
 from tests.stacks import chain, dense, linear, norm, residual, transformer
-from tests.test_blocks import branching
+from tests.test_blocks import branching, narrowing
 
 Array = NDArray[Any]
 
@@ -167,6 +167,29 @@ def test_a_value_that_is_added_to_itself_takes_no_shift() -> None:
     assert gone(result) == ["sum"] and exact(result) and result.record["drop_blocks"]["folded"] == 0
 
 
+def test_a_sum_that_has_a_value_twice_takes_no_shift() -> None:
+    b = Builder()
+    first, bias = b.conv(b.input("x", "N", 3, 8, 8), 8, name="stem"), b.weight(8, 1, 1)
+    x = b.op("Sum", first, first, bias)
+    x = b.op("Add", x, b.conv(b.op("Relu", x), 8, name="branch"), name="sum")
+    result = drop(b.model(b.conv(x, 4, 1)), run=1)
+    assert gone(result) == ["sum"] and exact(result) and result.record["drop_blocks"]["folded"] == 0
+
+
+def test_the_mean_of_a_sum_of_three() -> None:
+    """y = x + x + f(x) is x and, on average, x + f(x): without data, what the normalisations say."""
+    b = Builder()
+    x = b.batch_norm(b.conv(b.input("x", "N", 3, 8, 8), 8), "stem")
+    x = b.op("Sum", x, x, b.batch_norm(b.conv(x, 8), "branch"), name="sum")
+    model = b.model(b.conv(x, 4, 1))
+    steps = [get("drop_blocks")(importance="weights")]
+    made = Pipeline(steps).run(model, threads=1, checks=Checks(seconds=0)).model
+    old, new = ({t.name: numpy_helper.to_array(t) for t in m.graph.initializer} for m in (model, made))
+    (bias,) = (n.input[2] for n in made.graph.node if n.op_type == "BatchNormalization")
+    mine, branch = (old[n.input[2]] for n in model.graph.node if n.op_type == "BatchNormalization")
+    np.testing.assert_allclose(new[bias], 2 * mine + branch, rtol=1e-5)
+
+
 def test_a_latency_is_met_by_the_clock() -> None:
     model = residual(6, width=24)
     steps = [get("drop_blocks")(target="latency=0.8", importance="influence")]
@@ -266,6 +289,10 @@ def test_half_precision() -> None:
     for model in (residual(), transformer()):
         half = convert_float_to_float16(model)
         assert exact(drop(half, drop=2))
+
+
+def test_half_precision_inside() -> None:
+    assert exact(drop(narrowing(), importance="weights", drop=2))
 
 
 def test_weights_in_constant_nodes() -> None:
