@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from onnxprune.blocks import adds, alive
-from onnxprune.bypass import Bypass, copy_of, fresh, summed, view_of
+from onnxprune.bypass import Bypass, copy_of, summed, view_of
 from onnxprune.graph import Graph, Node
+from onnxprune.rewrite import names_of, unique
 
 Array = NDArray[Any]
 
@@ -108,6 +109,6 @@ def _with(view: Graph, node: Node, slot: int) -> tuple[Node, str]:
     inputs = [*node.inputs, *[""] * (slot + 1 - len(node.inputs))]
     name = inputs[slot]
     if not name or len(view.consumers[name]) > 1 or name in view.captured or name in view.outputs:
-        name = fresh(view, f"{node.outputs[0]}_own_{slot}")
+        name = unique(f"{node.outputs[0]}_own_{slot}", names_of(view))
     inputs[slot] = name
     return copy_of(node, inputs), name

@@ -123,10 +123,11 @@ def test_weights_alone_are_no_branch() -> None:
     assert not exits(b.model(b.conv(b.op("Add", bias, b.op("Sigmoid", x)), 4, 1)))
 
 
-def branching(capture: str) -> ModelProto:
-    """The last layer reads a value through an If, whose body captures it."""
+def branching(capture: str, relu: bool = True) -> ModelProto:
+    """The last layer reads a value through an If, whose body captures it; `relu`: behind the first."""
     b = Builder()
-    x = b.op("Relu", b.conv(b.input("x", "N", 3, 8, 8), 8, name="stem"))
+    x = b.conv(b.input("x", "N", 3, 8, 8), 8, name="stem", bias=relu)
+    x = b.op("Relu", x) if relu else x
     inner = b.op("Relu", b.conv(x, 8, name="a"), name="inner")
     b.op("Add", x, b.conv(inner, 8, name="b"), name="sum")
     info = helper.make_tensor_value_info("taken", TensorProto.FLOAT, None)

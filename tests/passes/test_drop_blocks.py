@@ -118,6 +118,37 @@ def test_without_data_weights_tell() -> None:
         Pipeline([get("drop_blocks")()]).run(residual(), threads=1)
 
 
+@pytest.mark.parametrize("part", ["mean", "whole", "none", "more", "zero"])
+def test_names_of_subgraphs_are_taken(part: str) -> None:
+    model = branching("inner")
+    for body in (a.g for node in model.graph.node for a in node.attribute if a.HasField("g")):
+        body.node[0].output[0] = body.output[0].name = f"sum_{part}"
+    result = drop(model, keep="^Add_._0$", run=1)
+    assert gone(result) == ["sum"] and exact(result)
+
+
+def test_names_of_subgraphs_are_taken_when_a_bias_is_new() -> None:
+    model = branching("sum", relu=False)
+    for body in (a.g for node in model.graph.node for a in node.attribute if a.HasField("g")):
+        body.node[0].output[0] = body.output[0].name = f"{model.graph.node[0].output[0]}_own_2"
+    result = drop(model, run=1)
+    assert gone(result) == ["sum"] and exact(result) and result.record["drop_blocks"]["folded"] == 1
+
+
+def test_an_exit_that_an_if_makes() -> None:
+    """With the If goes what only its body reads."""
+    b = Builder()
+    x = b.op("Relu", b.conv(b.input("x", "N", 3, 8, 8), 8, name="stem"), name="start")
+    b.op("Relu", b.conv(x, 8, name="a"), name="inner")
+    info = helper.make_tensor_value_info("taken", onnx.TensorProto.FLOAT, None)
+    body = helper.make_graph([helper.make_node("Neg", ["inner"], ["taken"])], "body", [], [info])
+    y = b.op("If", b.const(np.array(True)), then_branch=body, else_branch=body, name="end")
+    b.declare(y, "N", 8, 8, 8)
+    result = drop(b.model(b.conv(y, 4, 1, name="last")), run=1)
+    assert gone(result) == ["end"] and exact(result)
+    assert "a" not in {t.name for t in result.model.graph.initializer}
+
+
 def faint(number: int, blocks: int = 3, factor: float = 1e-3, relu: bool = True) -> ModelProto:
     """A residual network with a block that does next to nothing."""
     model = residual(blocks, batch_norm=False, relu=relu)
