@@ -63,19 +63,26 @@ def around(blocks: Iterable[Block]) -> dict[str, str]:
     return {block.exit: block.entry for block in blocks}
 
 
-def blocks(coupling: Coupling, run: int = 1) -> list[Block]:
+def names_in(graph: Graph, block: Block) -> set[str]:
+    """The names of a block's nodes, of what they make, and of the weights that they read."""
+    nodes = [*(graph.nodes[index] for index in block.nodes), graph.producer[block.exit]]
+    weights = {name for node in nodes for name in _reads(node) if name in graph.constants}
+    return weights.union(*((node.label, *filter(None, node.outputs)) for node in nodes))
+
+
+def blocks(coupling: Coupling, consecutive: int = 1) -> list[Block]:
     """The blocks of a model, in the order of the nodes that make their exits.
 
     Args:
         coupling: the analysis.
-        run: the most blocks in a row that are a block, too.
+        consecutive: up to how many blocks in a row are a block, too.
     """
     found = _Finder(coupling)
     branches = list(found.branches())
     stages = {block.weighted: block for block in found.stages()}  # of those with the same layers, the longest
     single = [*branches, *(stage for stage in stages.values() if not _told(stage, branches))]
     single.sort(key=found.place)
-    rows = (single[first : first + n] for n in range(2, run + 1) for first in range(len(single) - n + 1))
+    rows = (single[first : first + n] for n in range(2, consecutive + 1) for first in range(len(single) - n + 1))
     known = {block.weighted for block in single}
     runs = [r for row in rows if (r := found.run(row)) and r.weighted not in known]
     return sorted([*single, *runs], key=found.place)

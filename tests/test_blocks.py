@@ -10,12 +10,12 @@ from onnxprune.testing import Builder
 from tests.stacks import chain, dense, linear, residual, transformer
 
 
-def found(model: ModelProto, run: int = 1) -> list[Block]:
-    return blocks(couple(load(model)), run)
+def found(model: ModelProto, consecutive: int = 1) -> list[Block]:
+    return blocks(couple(load(model)), consecutive)
 
 
-def exits(model: ModelProto, run: int = 1) -> list[str]:
-    return [block.exit for block in found(model, run)]
+def exits(model: ModelProto, consecutive: int = 1) -> list[str]:
+    return [block.exit for block in found(model, consecutive)]
 
 
 def test_branches_of_a_transformer_with_norms_in_front() -> None:
@@ -24,16 +24,16 @@ def test_branches_of_a_transformer_with_norms_in_front() -> None:
 
 
 def test_layers_are_runs_of_branches() -> None:
-    runs = [block for block in found(transformer(), run=2) if block.parts == 2]
+    runs = [block for block in found(transformer(), consecutive=2) if block.parts == 2]
     assert [block.exit for block in runs] == ["0.mlp.sum", "1.attn.sum", "1.mlp.sum"]
     assert runs[-1].entry == "0.mlp.sum"
     single = {block.exit: block for block in found(transformer())}
     assert runs[-1].weighted == single["1.attn.sum"].weighted | single["1.mlp.sum"].weighted
-    assert sorted(block.parts for block in found(transformer(), run=4)) == [1, 1, 1, 1, 2, 2, 2, 3, 3, 4]
+    assert sorted(block.parts for block in found(transformer(), consecutive=4)) == [1, 1, 1, 1, 2, 2, 2, 3, 3, 4]
 
 
 def test_norms_behind_the_sums() -> None:
-    whole = found(transformer(before=False), run=2)
+    whole = found(transformer(before=False), consecutive=2)
     assert [b.exit for b in whole if b.parts == 1] == ["0.attn.sum", "0.mlp.sum", "1.attn.sum", "1.mlp.sum"]
     layer = next(b for b in whole if b.exit == "0.mlp.sum" and b.parts == 2)
     graph = load(transformer(before=False))
@@ -73,16 +73,16 @@ def narrowing() -> ModelProto:
 
 
 def test_the_ends_of_a_block_have_one_type() -> None:
-    ends = [(block.entry, block.exit) for block in found(narrowing(), run=2)]
+    ends = [(block.entry, block.exit) for block in found(narrowing(), consecutive=2)]
     assert ends == [("half", "relu0"), ("relu0", "relu1"), ("half", "relu1")]
 
 
 def test_growing_concatenations_have_none() -> None:
-    assert not exits(dense(), run=2)
+    assert not exits(dense(), consecutive=2)
 
 
 def test_stages_of_a_chain() -> None:
-    made = found(chain(), run=2)
+    made = found(chain(), consecutive=2)
     ends = [(b.entry, b.exit, b.parts) for b in made]
     assert ends == [
         ("start", "relu0", 1),
