@@ -48,19 +48,25 @@ def adds(node: Node) -> bool:
 
 def alive(graph: Graph, around: Mapping[str, str]) -> frozenset[int]:
     """The nodes that are needed where values are made of others: `around` has exit -> entry."""
-    needed, found = set(graph.outputs), set()
+    read, found = set(graph.outputs), set()
     for node in reversed(graph.nodes):
-        if needed.isdisjoint(node.outputs):
+        if read.isdisjoint(node.outputs):
             continue
         found.add(node.index)
         skipped = [around[name] for name in node.outputs if name in around]
-        needed.update(skipped or filter(None, (*node.inputs, *node.captures)))
+        read.update(skipped or filter(None, (*node.inputs, *node.captures)))
     return frozenset(found)
 
 
 def around(blocks: Iterable[Block]) -> dict[str, str]:
     """What `alive` takes, for models without some blocks."""
     return {block.exit: block.entry for block in blocks}
+
+
+def needed(graph: Graph, blocks: Iterable[Block]) -> frozenset[int]:
+    """The nodes that are needed as they are in a model without some blocks: not those that made the exits."""
+    bypassed = around(blocks)
+    return alive(graph, bypassed) - {graph.producer[name].index for name in bypassed}
 
 
 def names_in(graph: Graph, block: Block) -> set[str]:

@@ -124,7 +124,7 @@ class Search:
             The share that remains.
 
         Raises:
-            TargetError: without all blocks more than that remains.
+            TargetError: without all blocks that can be weighed more than that remains.
             DataError, ModelError: as `calibrate`.
         """
         needed = goal.savings.before * (1 - goal.share)
@@ -136,7 +136,10 @@ class Search:
             if saved >= needed * (1 - 1e-9):  # by the clock it is less
                 needed = saved * min(max((1 - goal.share) / max(1 - share, 1e-6), 1.01), 2.0)
             if not self._step(blocks, goal, needed - saved):
-                raise TargetError(f"without all blocks that may go, {share:.3f} remain, more than {goal.share:.3f}")
+                which = " and whose weights are known" if self.measure == "weights" else ""
+                raise TargetError(
+                    f"without all blocks that save something{which}, {share:.3f} remains, more than {goal.share:.3f}"
+                )
 
     def _share(self, goal: Goal) -> float:
         """What remains: as it is predicted, and by the clock once that is little enough."""

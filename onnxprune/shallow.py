@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.blocks import Block, alive, around, blocks, names_in
+from onnxprune.blocks import Block, blocks, names_in, needed
 from onnxprune.budget import Groups
 from onnxprune.bypass import Bypass
 from onnxprune.calibrate import calibrate
@@ -183,7 +183,7 @@ def _repaired(
 def _lost(cost: Cost, block: Block) -> list[bool]:
     """Terms that count what nobody needs without a block."""
     graph = cost.coupling.graph
-    nodes = alive(graph, around([block])) - {graph.producer[block.exit].index}
+    nodes = needed(graph, [block])
     read = {n for i in nodes for n in (*graph.nodes[i].inputs, *graph.nodes[i].captures, *graph.nodes[i].outputs)}
     names = zip(cost.names, cost.nodes, strict=True)
     return [name not in read if node is None else node not in nodes for name, node in names]
