@@ -1,4 +1,4 @@
-"""Blocks that a model can do without: what lies between two values of one shape, found from the graph alone.
+"""Blocks that a model can do without: what lies between two values of one shape and type, found from the graph alone.
 
 - A branch: y = x + f(x). Without it, y = x. What else f reads (a mask, what an encoder gives) does not matter.
 - A stage of a chain: y = g(x), where nothing but x goes in and nothing but y comes out.
@@ -26,7 +26,7 @@ class Block:
     """What goes where a value is made of an earlier one instead.
 
     Attributes:
-        entry, exit: the values; of one shape.
+        entry, exit: the values; of one shape and type.
         axis: of the channels.
         nodes: indices of those that nobody needs then, besides the one that makes the exit.
         weighted: those among them that contract with weights.
@@ -41,15 +41,20 @@ class Block:
     parts: int = 1
 
 
+def adds(node: Node) -> bool:
+    """Whether a node is the sum of two values."""
+    return node.op in SUMS and not node.domain and len(node.inputs) == len(set(node.inputs)) == 2
+
+
 def alive(graph: Graph, around: Mapping[str, str]) -> frozenset[int]:
     """The nodes that are needed where values are made of others: `around` has exit -> entry."""
-    needed, found = set(graph.outputs), set()
+    read, found = set(graph.outputs), set()
     for node in reversed(graph.nodes):
-        if needed.isdisjoint(node.outputs):
+        if read.isdisjoint(node.outputs):
             continue
         found.add(node.index)
         skipped = [around[name] for name in node.outputs if name in around]
-        needed.update(skipped or filter(None, (*node.inputs, *node.captures)))
+        read.update(skipped or filter(None, (*node.inputs, *node.captures)))
     return frozenset(found)
 
 
@@ -58,19 +63,32 @@ def around(blocks: Iterable[Block]) -> dict[str, str]:
     return {block.exit: block.entry for block in blocks}
 
 
-def blocks(coupling: Coupling, run: int = 1) -> list[Block]:
+def needed(graph: Graph, blocks: Iterable[Block]) -> frozenset[int]:
+    """The nodes that are needed as they are in a model without some blocks: not those that made the exits."""
+    bypassed = around(blocks)
+    return alive(graph, bypassed) - {graph.producer[name].index for name in bypassed}
+
+
+def names_in(graph: Graph, block: Block) -> set[str]:
+    """The names of a block's nodes, of what they make, and of the weights that they read."""
+    nodes = [*(graph.nodes[index] for index in block.nodes), graph.producer[block.exit]]
+    weights = {name for node in nodes for name in _reads(node) if name in graph.constants}
+    return weights.union(*((node.label, *filter(None, node.outputs)) for node in nodes))
+
+
+def blocks(coupling: Coupling, consecutive: int = 1) -> list[Block]:
     """The blocks of a model, in the order of the nodes that make their exits.
 
     Args:
         coupling: the analysis.
-        run: the most blocks in a row that are a block, too.
+        consecutive: up to how many blocks in a row are a block, too.
     """
     found = _Finder(coupling)
     branches = list(found.branches())
     stages = {block.weighted: block for block in found.stages()}  # of those with the same layers, the longest
     single = [*branches, *(stage for stage in stages.values() if not _told(stage, branches))]
     single.sort(key=found.place)
-    rows = (single[first : first + n] for n in range(2, run + 1) for first in range(len(single) - n + 1))
+    rows = (single[first : first + n] for n in range(2, consecutive + 1) for first in range(len(single) - n + 1))
     known = {block.weighted for block in single}
     runs = [r for row in rows if (r := found.run(row)) and r.weighted not in known]
     return sorted([*single, *runs], key=found.place)
@@ -97,7 +115,7 @@ class _Finder:
         """Operands of sums that are computed from the other operand, or from what that is the sum of."""
         before: dict[str, str] = {}  # exit -> entry: the way that values take past all branches
         for node in self.graph.nodes:
-            if node.op not in SUMS or node.domain or len(set(node.inputs)) != 2 or node.index not in self.whole:
+            if not adds(node) or node.index not in self.whole:
                 continue
             for entry in node.inputs:
                 way = [entry]
@@ -132,6 +150,8 @@ class _Finder:
         graph, maker = self.graph, self.graph.producer[exit_]
         shape = graph.shapes.get(entry)
         if not shape or shape != graph.shapes.get(exit_) or entry in graph.fixed or exit_ in graph.fixed:
+            return None
+        if graph.types.get(entry) != graph.types.get(exit_):
             return None
         nodes = self.whole - alive(graph, {exit_: entry})
         own = maker.index in self.linears  # the node that makes the exit is replaced, too

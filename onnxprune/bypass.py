@@ -9,16 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from onnxprune.blocks import SUMS, Block, alive
+from onnxprune.blocks import Block, adds, alive
 from onnxprune.folds import FLOATS
 from onnxprune.graph import Graph, Node
-from onnxprune.tensors import Store, bring, carry, declare, frame, in_proto
+from onnxprune.rewrite import Fresh, Rewrite, names_of, rewritten, unique
+from onnxprune.tensors import Store, in_proto
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
@@ -48,8 +50,9 @@ def bypassed(graph: Graph, bypasses: Sequence[Bypass]) -> Graph:
     It can be run in parts and written by `written`; `proto` stays that of the whole model.
     """
     nodes, constants = list(graph.nodes), dict(graph.constants)
+    taken = names_of(graph)
     for bypass in bypasses:
-        name = fresh(graph, f"{bypass.block.exit}_mean")
+        name = unique(f"{bypass.block.exit}_mean", taken)
         constants[name] = numpy_helper.from_array(np.ascontiguousarray(bypass.constant(graph)), name)
         node = graph.producer[bypass.block.exit]
         nodes[node.index] = summed(node, bypass.block.entry, name if bypass.shift.any() else None)
@@ -64,75 +67,42 @@ def written(graph: Graph, view: Graph, store: Store = in_proto) -> ModelProto:
         view: the same without some blocks.
         store: where the weights go; by default into the new model.
     """
-    model = frame(graph.proto)
-    kept = [view.nodes[index] for index in sorted(alive(view, {}))]
-    read = {name for node in kept for name in (*node.inputs, *node.captures)} | set(graph.outputs)
-    before = {name for node in graph.nodes for name in (*node.inputs, *node.captures)}
-    del model.graph.node[:]
-    for node in kept:
-        proto = model.graph.node.add()
-        proto.CopyFrom(node.proto)
-        name = node.outputs[0] if node.outputs else ""
-        if node.op == "Constant" and view.constants.get(name) is not graph.constants.get(name):
-            proto.ClearField("attribute")
-            value = proto.attribute.add(name="value", type=AttributeProto.TENSOR).t
-            carry(value, view.constants[name], "", None, store)
-        bring(proto, graph.folder, store)
-    gone = set[str]()
-    for tensor in graph.proto.graph.initializer:
-        if tensor.name in read or tensor.name not in before:
-            carry(model.graph.initializer.add(), view.constants[tensor.name], tensor.name, graph.folder, store)
-        else:
-            gone.add(tensor.name)
-    for name in view.constants:
-        if name in read and name not in graph.constants:
-            carry(model.graph.initializer.add(), view.constants[name], name, None, store)
-    made = {name for node in kept for name in node.outputs}
-    gone |= {name for node in graph.nodes for name in node.outputs if name not in made}
-    for infos in (model.graph.value_info, model.graph.input):
-        left = [info for info in infos if info.name not in gone]
-        del infos[:]
-        infos.extend(left)
-    declare(model)
-    return model
+    living = [view.nodes[index] for index in alive(view, {})]
+    read = {name for node in living for name in (*node.inputs, *node.captures, *node.outputs)}
+    new = {name: t for name, t in view.constants.items() if name in read and graph.constants.get(name) is not t}
+    constants = {name: Fresh(t.data_type, partial(numpy_helper.to_array, t)) for name, t in new.items()}
+    nodes = {n.index: [n.proto] for n, old in zip(view.nodes, graph.nodes, strict=True) if n is not old}
+    return rewritten(graph, Rewrite(nodes, constants), store)
 
 
 def oracle(graph: Graph, bypasses: Sequence[Bypass], store: Store = in_proto) -> ModelProto:
     """The whole model, in which what blocks make counts nothing: y = x + c + 0 · y."""
-    model = frame(graph.proto)
-    for tensor in graph.proto.graph.initializer:
-        carry(model.graph.initializer.add(), tensor, tensor.name, graph.folder, store)
-    behind: dict[int, list[NodeProto]] = {}
+    taken, nodes, constants = names_of(graph), dict[int, list[NodeProto]](), dict[str, Fresh]()
     for bypass in bypasses:
-        block, index = bypass.block, graph.producer[bypass.block.exit].index
-        whole, nothing, mean, zero = (
-            fresh(graph, f"{block.exit}_{part}") for part in ("whole", "none", "mean", "zero")
+        block, node = bypass.block, graph.producer[bypass.block.exit]
+        whole, none, more, mean, zero = (
+            unique(f"{block.exit}_{part}", taken) for part in ("whole", "none", "more", "mean", "zero")
         )
         shift = bypass.constant(graph)
-        for name, value in ((mean, shift), (zero, np.zeros((), shift.dtype))):
-            model.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
-        outputs = model.graph.node[index].output
-        outputs[list(outputs).index(block.exit)] = whole
-        behind[index] = [
-            helper.make_node("Mul", [whole, zero], [nothing]),
-            helper.make_node("Add", [block.entry, nothing], [f"{nothing}_more"]),
-            helper.make_node("Add", [f"{nothing}_more", mean], [block.exit]),
+        kind = helper.np_dtype_to_tensor_dtype(shift.dtype)
+        constants |= {mean: Fresh(kind, partial(np.ascontiguousarray, shift))}
+        constants |= {zero: Fresh(kind, partial(np.zeros, (), shift.dtype))}
+        before = copy_of(node, node.inputs).proto
+        before.output[list(node.outputs).index(block.exit)] = whole
+        nodes[node.index] = [
+            before,
+            helper.make_node("Mul", [whole, zero], [none]),
+            helper.make_node("Add", [block.entry, none], [more]),
+            helper.make_node("Add", [more, mean], [block.exit]),
         ]
-    nodes = [node for i, proto in enumerate(model.graph.node) for node in (proto, *behind.get(i, ()))]
-    copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del model.graph.node[:]
-    model.graph.node.extend(copies)
-    for proto in model.graph.node:
-        bring(proto, graph.folder, store)
-    declare(model)
-    return model
+    return rewritten(graph, Rewrite(nodes, constants), store)
 
 
 def summed(node: Node, entry: str, shift: str | None) -> Node:
     """A node that makes the same value of the entry alone, or of it and a constant."""
     if shift is None:
         return copy_of(node, [entry], "Identity")
-    if node.op in SUMS and not node.domain and entry in node.inputs and len(node.inputs) == 2:
+    if adds(node) and entry in node.inputs:
         return copy_of(node, [name if name == entry else shift for name in node.inputs])
     return copy_of(node, [entry, shift], "Add")
 
@@ -154,14 +124,6 @@ def view_of(graph: Graph, nodes: list[Node], constants: Mapping[str, TensorProto
     """A model with other nodes and constants; `proto` stays as it is."""
     shapes = {**graph.shapes, **{name: tuple(t.dims) for name, t in constants.items()}}
     return replace(graph, nodes=nodes, constants=dict(constants), shapes=shapes, _small={})
-
-
-def fresh(graph: Graph, name: str) -> str:
-    """A name like this one that no value has."""
-    taken = graph.producer.keys() | graph.constants.keys() | set(graph.inputs)
-    while name in taken:
-        name += "_"
-    return name
 
 
 def _type(graph: Graph, block: Block) -> np.dtype[Any]:

@@ -20,7 +20,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.blocks import SUMS, Block
+from onnxprune.blocks import Block, adds
 from onnxprune.bypass import Bypass, bypassed
 from onnxprune.calibrate import calibrate
 from onnxprune.divergence import distance_of, off
@@ -124,7 +124,7 @@ class Search:
             The share that remains.
 
         Raises:
-            TargetError: without all blocks more than that remains.
+            TargetError: without all blocks that can be weighed more than that remains.
             DataError, ModelError: as `calibrate`.
         """
         needed = goal.savings.before * (1 - goal.share)
@@ -136,7 +136,10 @@ class Search:
             if saved >= needed * (1 - 1e-9):  # by the clock it is less
                 needed = saved * min(max((1 - goal.share) / max(1 - share, 1e-6), 1.01), 2.0)
             if not self._step(blocks, goal, needed - saved):
-                raise TargetError(f"without all blocks that may go, {share:.3f} remain, more than {goal.share:.3f}")
+                which = " and whose weights are known" if self.measure == "weights" else ""
+                raise TargetError(
+                    f"without all blocks that save something{which}, {share:.3f} remains, more than {goal.share:.3f}"
+                )
 
     def _share(self, goal: Goal) -> float:
         """What remains: as it is predicted, and by the clock once that is little enough."""
@@ -182,7 +185,7 @@ class Search:
         size = (graph.shapes[block.exit] or ())[block.axis]
         assert isinstance(size, int)
         laws, maker = self._laws, graph.producer[block.exit]
-        if maker.op in SUMS and block.entry in maker.inputs:
+        if adds(maker) and block.entry in maker.inputs:
             branch = next(name for name in maker.inputs if name != block.entry)
             mean = laws.of(branch).along(block.axis, size)[0]
         else:

@@ -6,7 +6,7 @@ A name keeps its meaning: every value that is still there is what it was.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -71,7 +71,7 @@ def rewritten(graph: Graph, rewrite: Rewrite, store: Store = in_proto, sweep: bo
     """
     before = [_Placed(node.proto, node.captures) for node in graph.nodes]
     after = [
-        _Placed(_renamed(proto, rewrite.names), node.captures)
+        _Placed(_renamed(proto, rewrite.names), node.captures if any(_bodies(proto)) else ())
         for node in graph.nodes
         for proto in rewrite.nodes.get(node.index, (node.proto,))
     ]
@@ -139,12 +139,16 @@ def names_of(graph: Graph) -> set[str]:
 
 
 def _inner(node: NodeProto) -> Iterable[str]:
+    for body in _bodies(node):
+        yield from (value.name for value in (*body.input, *body.initializer))
+        for child in body.node:
+            yield from child.output
+            yield from _inner(child)
+
+
+def _bodies(node: NodeProto) -> Iterator[GraphProto]:
     for attribute in node.attribute:
-        for body in [attribute.g] if attribute.HasField("g") else attribute.graphs:
-            yield from (value.name for value in (*body.input, *body.initializer))
-            for child in body.node:
-                yield from child.output
-                yield from _inner(child)
+        yield from [attribute.g] if attribute.HasField("g") else attribute.graphs
 
 
 def _renamed(proto: NodeProto, names: Mapping[str, str]) -> NodeProto:

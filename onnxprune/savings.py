@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from onnxprune.blocks import Block, alive, around
+from onnxprune.blocks import Block, needed
 from onnxprune.cost import macs_by_node
 from onnxprune.errors import OptionError
 from onnxprune.feeds import Feed
@@ -52,7 +52,7 @@ def by_params(coupling: Coupling) -> Savings:
     sizes = {name: graph.size(name) for name in graph.parameters}
 
     def left(gone: Sequence[Block]) -> float:
-        nodes = (graph.nodes[index] for index in alive(graph, around(gone)))
+        nodes = (graph.nodes[index] for index in needed(graph, gone))
         read = {name for node in nodes for name in (*node.inputs, *node.captures, *node.outputs)}
         return float(sum(size for name, size in sizes.items() if name in read))
 
@@ -75,6 +75,6 @@ def by_time(coupling: Coupling, feed: Feed, engine: Engine) -> Savings:
 
 def _by_node(graph: Graph, costs: Mapping[int, float]) -> Savings:
     def left(gone: Sequence[Block]) -> float:
-        return sum(costs.get(index, 0.0) for index in alive(graph, around(gone)))
+        return sum(costs.get(index, 0.0) for index in needed(graph, gone))
 
     return Savings(left(()), left)

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from onnxprune.blocks import SUMS, alive
-from onnxprune.bypass import Bypass, copy_of, fresh, summed, view_of
+from onnxprune.blocks import adds, alive
+from onnxprune.bypass import Bypass, copy_of, summed, view_of
 from onnxprune.graph import Graph, Node
+from onnxprune.rewrite import names_of, unique
 
 Array = NDArray[Any]
 
@@ -72,7 +73,7 @@ def _place(view: Graph, value: str, reader: Node, bypass: Bypass) -> tuple[Node,
     shape = view.shapes.get(value) or ()
     if len(shape) != rank or shape[axis] != bypass.shift.size:
         return None
-    if node.op in SUMS and len(set(node.inputs)) == 2:
+    if adds(node):
         for slot, name in enumerate(node.inputs):
             found = None
             if name in view.constants:
@@ -108,6 +109,6 @@ def _with(view: Graph, node: Node, slot: int) -> tuple[Node, str]:
     inputs = [*node.inputs, *[""] * (slot + 1 - len(node.inputs))]
     name = inputs[slot]
     if not name or len(view.consumers[name]) > 1 or name in view.captured or name in view.outputs:
-        name = fresh(view, f"{node.outputs[0]}_own_{slot}")
+        name = unique(f"{node.outputs[0]}_own_{slot}", names_of(view))
     inputs[slot] = name
     return copy_of(node, inputs), name

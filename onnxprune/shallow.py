@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.blocks import Block, alive, around, blocks
+from onnxprune.blocks import Block, blocks, names_in, needed
 from onnxprune.budget import Groups
 from onnxprune.bypass import Bypass
 from onnxprune.calibrate import calibrate
@@ -138,7 +138,7 @@ def depth_of(
     Args:
         coupling: the analysis of the original, observed.
         cost: MACs or parameters.
-        keep: regular expression or several; blocks with a matching node stay.
+        keep: regular expression or several; blocks with a matching node, output or weight stay.
         batches: inputs, over which the mean of what a block adds is taken.
         engine: where the model runs.
     """
@@ -146,8 +146,7 @@ def depth_of(
     patterns = [re.compile(pattern) for pattern in each(keep) if not pattern.startswith(ONE)]
     found: list[Block] = []
     for block in blocks(coupling):
-        names = [*(graph.nodes[index].label for index in block.nodes), graph.producer[block.exit].label, block.exit]
-        if any(pattern.search(name) for pattern in patterns for name in names):
+        if any(pattern.search(name) for pattern in patterns for name in names_in(graph, block)):
             continue
         if _tied(coupling, block) and all(_apart(block.weighted, other.weighted) for other in found):
             found.append(block)
@@ -184,7 +183,7 @@ def _repaired(
 def _lost(cost: Cost, block: Block) -> list[bool]:
     """Terms that count what nobody needs without a block."""
     graph = cost.coupling.graph
-    nodes = alive(graph, around([block])) - {graph.producer[block.exit].index}
+    nodes = needed(graph, [block])
     read = {n for i in nodes for n in (*graph.nodes[i].inputs, *graph.nodes[i].captures, *graph.nodes[i].outputs)}
     names = zip(cost.names, cost.nodes, strict=True)
     return [name not in read if node is None else node not in nodes for name, node in names]

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto
 
-from onnxprune.blocks import Block, blocks
+from onnxprune.blocks import Block, blocks, names_in
 from onnxprune.bypass import Bypass, bypassed, oracle, written
 from onnxprune.depth import MEASURES, Goal, Search
-from onnxprune.divergence import distance_of, off
-from onnxprune.errors import ModelError, OptionError, TargetError
+from onnxprune.divergence import KINDS, distance_of, off
+from onnxprune.errors import ModelError, OptionError, TargetError, one_of
 from onnxprune.graph import Graph
 from onnxprune.groups import Coupling
 from onnxprune.parts import Engine
@@ -40,31 +40,38 @@ class DropBlocks:
     """Leave out whole blocks (residual branches, layers, stages that keep the shape), those that matter least first.
 
     Attributes:
-        drop: how many blocks go, where no target is given.
+        drop: how many blocks go: 1, where neither this nor a target is given.
         target: macs=, params= or latency= with the share that may remain, or latency=5ms.
         importance: what a block matters: "divergence" of the answers without it, "influence" (1 - cosine of what goes
             in and what comes out), "angular" (the angle between the two), "latency" (divergence for the time that
             goes), or "weights" (the size of its last layer); "auto" is divergence. All but weights need data.
-        keep: regular expression or several; blocks with a matching node stay.
-        run: the most blocks in a row that are tried as one: 2 has the layers of a transformer beside their halves.
+        keep: regular expression or several; blocks with a matching node, output or weight stay.
+        consecutive: up to how many blocks in a row are tried as one: 2 has the layers of a transformer beside their
+            halves.
         distance: how answers are compared: auto, logits, vectors, boxes or values.
     """
 
-    drop: int = 1
+    drop: int | None = None
     target: str | None = None
     importance: str = AUTO
     keep: str | Sequence[str] = ()
-    run: int = 2
+    consecutive: int = 2
     distance: str = "auto"
 
     def __post_init__(self) -> None:
         """Refuse what is wrong by itself."""
-        known = (AUTO, *MEASURES, "latency")
-        if self.importance not in known:
-            raise OptionError(f"drop_blocks: importance = {self.importance!r}: write one of {', '.join(known)}")
-        for name, least in (("drop", 1), ("run", 1)):
-            if getattr(self, name) < least:
-                raise OptionError(f"drop_blocks: {name} = {getattr(self, name)}: write a whole number from {least}")
+        one_of("drop_blocks: importance =", self.importance, (AUTO, *MEASURES, "latency"))
+        one_of("drop_blocks: distance =", self.distance, KINDS)
+        for name in ("drop", "consecutive"):
+            if (given := getattr(self, name)) is not None and given < 1:
+                raise OptionError(f"drop_blocks: {name} = {given}: write a whole number from 1")
+        for pattern in each(self.keep):
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise OptionError(f"drop_blocks: keep = {pattern!r}: not a regular expression ({error})") from error
+        if self.drop is not None and self.target is not None:
+            raise OptionError(f"drop_blocks: drop = {self.drop} and target = {self.target!r}: write one of the two")
         if self.target is not None and parse_target(self.target).kind not in SHARES:
             raise OptionError(
                 f"drop_blocks: target = {self.target!r}: write macs=X, params=X, latency=X or latency=5ms"
@@ -75,7 +82,7 @@ class DropBlocks:
         engine = Engine(context.provider, context.threads)
         with context.stage("analysis"):
             coupling = context.couple(graph, Options())
-            found = self._free(coupling, blocks(coupling, self.run))
+            found = self._free(coupling, blocks(coupling, self.consecutive))
         measure = "divergence" if self.importance in (AUTO, "latency") else self.importance
         if context.data is None and measure != "weights":
             raise OptionError(
@@ -117,23 +124,21 @@ class DropBlocks:
 
         Raises:
             ModelError: there are none.
-            OptionError: a pattern that is none, or matches nothing.
+            OptionError: a pattern that matches nothing, or all.
         """
         name = coupling.graph.name
         if not found:
             raise ModelError(f"{name}: drop_blocks finds no block to leave out: nothing with weights keeps its shape")
+        stay = set[Block]()
         for pattern in each(self.keep):
-            try:
-                expression = re.compile(pattern)
-            except re.error as error:
-                raise OptionError(f"drop_blocks: keep = {pattern!r}: not a regular expression ({error})") from error
-            left = [b for b in found if not any(map(expression.search, labels(coupling, b)))]
-            if len(left) == len(found):
-                raise OptionError(f"drop_blocks: keep = {pattern!r} matches no node of a block")
-            found = left
-        if not found:
+            hit = {b for b in found if any(map(re.compile(pattern).search, names_in(coupling.graph, b)))}
+            if not hit:
+                raise OptionError(f"drop_blocks: keep = {pattern!r} matches no node, output or weight of a block")
+            stay |= hit
+        left = [block for block in found if block not in stay]
+        if not left:
             raise OptionError(f"{name}: drop_blocks: keep leaves no block that may go; keep fewer")
-        return list(found)
+        return left
 
     def _choose(self, search: Search, found: Sequence[Block], coupling: Coupling, context: Context) -> None:
         """Let blocks go until enough is saved.
@@ -144,7 +149,7 @@ class DropBlocks:
         try:
             search.run(found, self._goal(search, found, coupling, context))
         except TargetError as error:
-            wish = f"drop = {self.drop}" if self.target is None else f"target = {self.target!r}"
+            wish = f"drop = {self.drop or 1}" if self.target is None else f"target = {self.target!r}"
             raise TargetError(f"{coupling.graph.name}: drop_blocks: {wish} cannot be met: {error}") from error
 
     def _goal(self, search: Search, found: Sequence[Block], coupling: Coupling, context: Context) -> Goal:
@@ -155,10 +160,11 @@ class DropBlocks:
         time = None if feed is None else by_time(coupling, feed, search.engine)
         worth = time if self.importance == "latency" else None
         if target is None:
-            savings = by_count(found)
-            if self.drop > savings.before:
-                raise TargetError(f"there are {savings.before:.0f} blocks that may go")
-            return Goal(savings, 1 - self.drop / savings.before, worth or by_macs(coupling), whole=True)
+            savings, drop = by_count(found), self.drop or 1
+            if drop > savings.before:
+                count = int(savings.before)
+                raise TargetError(f"there {'is 1 block' if count == 1 else f'are {count} blocks'} that may go")
+            return Goal(savings, 1 - drop / savings.before, worth or by_macs(coupling), whole=True)
         if target.kind != "latency":
             return Goal((by_macs if target.kind == "macs" else by_params)(coupling), target.amount, worth)
         assert time is not None
@@ -185,13 +191,6 @@ class DropBlocks:
             return None
         aside = context.samples(coupling).aside
         return off(distance_of(coupling.graph, aside, engine, self.distance), view, aside, engine)
-
-
-def labels(coupling: Coupling, block: Block) -> list[str]:
-    """The nodes that go with a block, and that which makes its exit."""
-    nodes = coupling.graph.nodes
-    maker = coupling.graph.producer[block.exit]
-    return [*(nodes[index].label for index in sorted(block.nodes)), maker.label, block.exit]
 
 
 def told(coupling: Coupling, block: Block, score: float, savings: Savings) -> dict[str, Any]:

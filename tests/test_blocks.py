@@ -10,12 +10,12 @@ from onnxprune.testing import Builder
 from tests.stacks import chain, dense, linear, residual, transformer
 
 
-def found(model: ModelProto, run: int = 1) -> list[Block]:
-    return blocks(couple(load(model)), run)
+def found(model: ModelProto, consecutive: int = 1) -> list[Block]:
+    return blocks(couple(load(model)), consecutive)
 
 
-def exits(model: ModelProto, run: int = 1) -> list[str]:
-    return [block.exit for block in found(model, run)]
+def exits(model: ModelProto, consecutive: int = 1) -> list[str]:
+    return [block.exit for block in found(model, consecutive)]
 
 
 def test_branches_of_a_transformer_with_norms_in_front() -> None:
@@ -24,16 +24,16 @@ def test_branches_of_a_transformer_with_norms_in_front() -> None:
 
 
 def test_layers_are_runs_of_branches() -> None:
-    runs = [block for block in found(transformer(), run=2) if block.parts == 2]
+    runs = [block for block in found(transformer(), consecutive=2) if block.parts == 2]
     assert [block.exit for block in runs] == ["0.mlp.sum", "1.attn.sum", "1.mlp.sum"]
     assert runs[-1].entry == "0.mlp.sum"
     single = {block.exit: block for block in found(transformer())}
     assert runs[-1].weighted == single["1.attn.sum"].weighted | single["1.mlp.sum"].weighted
-    assert sorted(block.parts for block in found(transformer(), run=4)) == [1, 1, 1, 1, 2, 2, 2, 3, 3, 4]
+    assert sorted(block.parts for block in found(transformer(), consecutive=4)) == [1, 1, 1, 1, 2, 2, 2, 3, 3, 4]
 
 
 def test_norms_behind_the_sums() -> None:
-    whole = found(transformer(before=False), run=2)
+    whole = found(transformer(before=False), consecutive=2)
     assert [b.exit for b in whole if b.parts == 1] == ["0.attn.sum", "0.mlp.sum", "1.attn.sum", "1.mlp.sum"]
     layer = next(b for b in whole if b.exit == "0.mlp.sum" and b.parts == 2)
     graph = load(transformer(before=False))
@@ -62,12 +62,27 @@ def test_a_branch_that_changes_the_size_is_none() -> None:
     assert not exits(b.model(b.conv(y, 4, 1)))
 
 
+def narrowing() -> ModelProto:
+    """Two layers in half precision between two in single precision."""
+    b = Builder()
+    x = b.op("Cast", b.op("Relu", b.conv(b.input("x", "N", 3, 8, 8), 8)), to=TensorProto.FLOAT16, name="half")
+    for number in range(2):
+        weight = b.const(b.rng.standard_normal((8, 8, 1, 1)).astype(np.float16) / np.float16(3))
+        x = b.op("Relu", b.op("Conv", x, weight), name=f"relu{number}")
+    return b.model(b.conv(b.op("Cast", x, to=TensorProto.FLOAT, name="whole"), 4, 1))
+
+
+def test_the_ends_of_a_block_have_one_type() -> None:
+    ends = [(block.entry, block.exit) for block in found(narrowing(), consecutive=2)]
+    assert ends == [("half", "relu0"), ("relu0", "relu1"), ("half", "relu1")]
+
+
 def test_growing_concatenations_have_none() -> None:
-    assert not exits(dense(), run=2)
+    assert not exits(dense(), consecutive=2)
 
 
 def test_stages_of_a_chain() -> None:
-    made = found(chain(), run=2)
+    made = found(chain(), consecutive=2)
     ends = [(b.entry, b.exit, b.parts) for b in made]
     assert ends == [
         ("start", "relu0", 1),
@@ -108,10 +123,11 @@ def test_weights_alone_are_no_branch() -> None:
     assert not exits(b.model(b.conv(b.op("Add", bias, b.op("Sigmoid", x)), 4, 1)))
 
 
-def branching(capture: str) -> ModelProto:
-    """The last layer reads a value through an If, whose body captures it."""
+def branching(capture: str, relu: bool = True) -> ModelProto:
+    """The last layer reads a value through an If, whose body captures it; `relu`: behind the first."""
     b = Builder()
-    x = b.op("Relu", b.conv(b.input("x", "N", 3, 8, 8), 8, name="stem"))
+    x = b.conv(b.input("x", "N", 3, 8, 8), 8, name="stem", bias=relu)
+    x = b.op("Relu", x) if relu else x
     inner = b.op("Relu", b.conv(x, 8, name="a"), name="inner")
     b.op("Add", x, b.conv(inner, 8, name="b"), name="sum")
     info = helper.make_tensor_value_info("taken", TensorProto.FLOAT, None)

@@ -118,8 +118,9 @@ def test_where_there_is_no_block() -> None:
     assert result.record["passes"][0]["said"].startswith("no block to leave out")
 
 
-def test_keep() -> None:
-    result = joint(faint(residual(3, batch_norm=False), "1.b"), keep="sum1$|^head$")
+@pytest.mark.parametrize("keep", ["sum1$|^head$", r"^1\.b$"])
+def test_keep(keep: str) -> None:
+    result = joint(faint(residual(3, batch_norm=False), "1.b"), keep=keep)
     assert "sum1" not in gone(result) and exact(result)
 
 
