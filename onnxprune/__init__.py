@@ -1,8 +1,8 @@
 """Prune exported ONNX models: exact surgery, measured speed, without training.
 
 `prune(model, target="macs=0.5") -> Result(model, plan, record)` is the whole main job. The steps behind it can be used
-alone: `load`, `couple`, `score`, `allocate`, `make_plan`, `cut`; `apply` replays a plan, `sweep` compares
-targets and `bench` measures.
+alone: `load`, `couple`, `score`, `allocate`, `make_plan`, `cut`; `apply` replays a plan, `analyze` tells what each
+group is worth, `sweep` compares targets and `bench` measures.
 """
 
 from __future__ import annotations
@@ -12,15 +12,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from onnxprune.allocation import allocate
+    from onnxprune.analyzing import analyze
     from onnxprune.coupling import couple
     from onnxprune.criteria.base import score
     from onnxprune.errors import OnnxPruneError
     from onnxprune.graph import Graph, load
     from onnxprune.groups import Coupling
-    from onnxprune.pipeline import Pipeline, Result, apply, inspect, prune
+    from onnxprune.inspection import inspect
+    from onnxprune.pipeline import Pipeline, Result
     from onnxprune.plan import Plan, make_plan, read_plan
     from onnxprune.problem import Limits
+    from onnxprune.pruning import apply, prune
+    from onnxprune.recipe import read_recipe
     from onnxprune.rules.base import Options
+    from onnxprune.sensitivity import Sensitivity
     from onnxprune.surgeon import from_graphsurgeon, to_graphsurgeon
     from onnxprune.surgery import cut, mask
     from onnxprune.sweeping import sweep
@@ -34,6 +39,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "allocation": ("allocate",),
+    "analyzing": ("analyze",),
     "problem": ("Limits",),
     "target": ("Target", "parse_target"),
     "timing": ("bench",),
@@ -42,9 +48,13 @@ _HOMES = {
     "criteria.base": ("score",),
     "errors": ("OnnxPruneError",),
     "graph": ("Graph", "load"),
-    "pipeline": ("Pipeline", "Result", "apply", "inspect", "prune"),
+    "inspection": ("inspect",),
+    "pipeline": ("Pipeline", "Result"),
+    "pruning": ("apply", "prune"),
     "plan": ("Plan", "make_plan", "read_plan"),
+    "recipe": ("read_recipe",),
     "rules.base": ("Options",),
+    "sensitivity": ("Sensitivity",),
     "surgeon": ("from_graphsurgeon", "to_graphsurgeon"),
     "surgery": ("cut", "mask"),
     "sweeping": ("sweep",),
@@ -66,9 +76,11 @@ __all__ = [
     "Plan",
     "Point",
     "Result",
+    "Sensitivity",
     "Target",
     "__version__",
     "allocate",
+    "analyze",
     "apply",
     "bench",
     "couple",
@@ -81,6 +93,7 @@ __all__ = [
     "parse_target",
     "prune",
     "read_plan",
+    "read_recipe",
     "save",
     "score",
     "sweep",

@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from onnxprune import cost
 from onnxprune.budget import exchanged
 from onnxprune.cost import Cost, Counts
-from onnxprune.errors import OptionError, TargetError
+from onnxprune.errors import OptionError, TargetError, one_of
 from onnxprune.groups import Coupling
 from onnxprune.problem import Limits, Problem, problem_of, room_of, spent
-from onnxprune.target import KINDS, Target
+from onnxprune.target import KINDS, THRESHOLD, Target
 
 SCOPES = ("global", "local", "budget")
+RANKING = ("auto", "global", "local")  # scopes that a threshold goes with: it takes the same units in all of them
 
 
 def allocate(
@@ -32,7 +33,7 @@ def allocate(
     Args:
         coupling: the analysis.
         scores: [units], comparable between groups except for the local scope; NaN: the unit's group stays.
-        target: the share of a cost that may remain; met from below, as closely as whole units allow.
+        target: the share of a cost that may remain; met from below, as closely as whole units allow. Or a threshold.
         scope: "local" keeps the same share of every group, "global" ranks all units together, "budget" spends the cost
             where it keeps most: what goes is least important for what it saves (HALP, Shen et al. 2022).
         limits: alignment, and what stays.
@@ -45,16 +46,43 @@ def allocate(
         TargetError: even the smallest model that the limits allow is larger than the target, or nothing can be cut.
         OptionError: an option that does not exist, or a pattern that matches nothing.
     """
-    if scope not in SCOPES:
-        raise OptionError(f"--scope {scope}: choose one of {', '.join(SCOPES)}")
-    if target.kind not in KINDS:
+    one_of("--scope", scope, SCOPES)
+    if target.kind not in (*KINDS, THRESHOLD):
         raise TargetError(f"--target {target} has no share to allocate; use `prune`, or one of {', '.join(KINDS)}")
+    check_scope(target, scope)
     if np.shape(scores) != (coupling.units,):
         raise OptionError(f"scores have the shape {np.shape(scores)}; {coupling.units} units want one each")
     limits = limits or Limits()
     problem = problem_of(coupling, scores, limits)
+    if target.kind == THRESHOLD:
+        return below(problem, target.amount)
     measure = measure or measure_of(problem, target)
     return choose(problem, measure, bound_of(problem, measure, target, limits), scope)
+
+
+def check_scope(target: Target, scope: str) -> None:
+    """Refuse a scope that a threshold leaves nothing to do.
+
+    Raises:
+        OptionError: it spends a cost, which a threshold does not bound.
+    """
+    if target.kind == THRESHOLD and scope not in RANKING:
+        raise OptionError(
+            f"--scope {scope} spends a cost, and --target {target} bounds none: choose one of {', '.join(RANKING)}, or "
+            "a target such as macs=0.5"
+        )
+
+
+def below(problem: Problem, threshold: float) -> NDArray[np.bool_]:
+    """[units]: those that go because they score less than that; of every group a step stays, and widths stay aligned.
+
+    Args:
+        problem: the groups; those that are fixed by a ratio keep what it says.
+        threshold: in the unit of the scores.
+    """
+    weak = problem.coupling.group_of[problem.scores < threshold]
+    wanted = problem.count - np.bincount(weak, minlength=len(problem.count))
+    return problem.gone(problem.removed(wanted.astype(float)))
 
 
 def choose(problem: Problem, measure: Cost, bound: float, scope: str) -> NDArray[np.bool_]:

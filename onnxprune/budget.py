@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,12 +26,27 @@ class Groups:
         step: units by which a width changes.
         most: the most units that may go; 0 for groups that stay whole.
         gone: units that go in any case.
+        inside: [groups, groups], those that go as a whole with the first unit of another, and do no further damage
+            then; None: there are no such.
     """
 
     count: Counts
     step: Counts
     most: Counts
     gone: Counts
+    inside: NDArray[np.bool_] | None = field(default=None, kw_only=True)
+
+    def beside(self, more: Groups) -> Groups:
+        """These, and others that may hold some of them."""
+        assert more.inside is not None
+        both = (np.concatenate(pair) for pair in zip(self.sizes, more.sizes, strict=True))
+        none = np.zeros((len(self.count), more.inside.shape[1]), dtype=bool)
+        return Groups(*both, inside=np.concatenate([none, more.inside]))
+
+    @property
+    def sizes(self) -> tuple[Counts, Counts, Counts, Counts]:
+        """All that is a number for each group."""
+        return self.count, self.step, self.most, self.gone
 
 
 def spend(
@@ -61,12 +76,16 @@ def spend(
         trials = np.repeat(gone[None], len(options), axis=0)
         trials[np.arange(len(options)), [g for g, _ in options]] = [cut for _, cut in options]
         saved = now - cost.each(trials)
-        added = np.array([max(curves[g][cut] - curves[g][gone[g]], 0.0) for g, cut in options])
+        done = np.array([curve[k] for curve, k in zip(curves, gone, strict=True)])
+        spared = np.zeros(len(gone)) if groups.inside is None else groups.inside @ done  # no further damage then
+        added = np.array([max(curves[g][cut] - done[g] - spared[g], 0.0) for g, cut in options])
         price = np.where(saved > 0, added / np.maximum(saved, 1e-300), np.inf)
         best = int(np.argmin(price))
         if not np.isfinite(price[best]):
             return None
         gone, now = trials[best], now - saved[best]
+        if groups.inside is not None:
+            gone = np.where(groups.inside[options[best][0]], start, gone)
     return _given_back(curves, groups, cost, bound, start, gone)
 
 

@@ -18,7 +18,7 @@ from onnxprune.feeds import Array, Feed, rows
 from onnxprune.graph import Graph
 from onnxprune.groups import Coupling
 from onnxprune.histogram import Histogram
-from onnxprune.instrument import Probe, Want, instrumented, probes_of
+from onnxprune.instrument import PICKED, Probe, Want, instrumented, probes_of
 from onnxprune.parts import Engine, Parts
 from onnxprune.rules.base import Dim
 from onnxprune.runtime import run
@@ -28,6 +28,7 @@ Floats = NDArray[np.float64]
 ROWS = 16384  # places of a value that are sampled in all, at most; fewer are enough for few channels
 PER_CHANNEL = 8
 DENSE = 4096  # the most channels of which all pairs are kept
+MAPS = 64  # samples whose maps are looked at, at most: singular values are dear, and samples differ little
 
 
 @dataclass(eq=False)
@@ -43,6 +44,9 @@ class Statistics:
         second: [channels, channels], sums of x xᵀ over those; None where not wanted, or of too many channels.
         histogram: of x over those; None where not wanted.
         zeros: [channels], places of all at which x is 0; None where not wanted.
+        absolute: [channels], sums over all places of |x|; None where not wanted.
+        ranks: [channels], sums of the ranks of maps; None where not wanted.
+        maps: samples of which maps were looked at.
     """
 
     total: Floats
@@ -51,6 +55,9 @@ class Statistics:
     second: Floats | None = None
     histogram: Histogram | None = None
     zeros: Floats | None = None
+    absolute: Floats | None = None
+    ranks: Floats | None = None
+    maps: int = 0
     samples: int = 0
     count: int = 0
     rows: int = 0
@@ -82,6 +89,11 @@ class Statistics:
         self.squares += made["squares"]
         if self.zeros is not None:
             self.zeros += count - made["nonzero"].astype(np.float64)
+        if self.absolute is not None:
+            self.absolute += made["absolute"]
+        if self.ranks is not None:
+            self.maps += len(made["maps"])
+            self.ranks += _ranks(made["maps"]).sum(axis=0)
         if (sampled := made.get("sampled")) is not None:
             self.rows += len(sampled)
             self.first += sampled.sum(axis=0, dtype=np.float64)
@@ -117,7 +129,8 @@ def calibrate(
     found: dict[Dim, Statistics] = {}
     if not probes:
         return found
-    session, inputs, each = None, [], dict[Probe, int]()
+    session, inputs, each, seen = None, [], dict[Probe, int](), 0
+    maps = any(Want.RANKS in p.want for p in probes)
     rng = np.random.default_rng(seed)
     for feed in batches:
         if session is None:
@@ -125,10 +138,14 @@ def calibrate(
             session, inputs = engine.session(model), [i.name for i in model.graph.input if i.name in feed]
             sampling = [p for p in probes if p.samples]
             none = {p.name("drawn"): np.zeros(1, np.float32) for p in sampling}
+            none |= {PICKED: np.zeros(1, np.float32)} if maps else {}
             names = [p.name("shape") for p in sampling]
             shapes = run(session, {n: feed[n] for n in inputs} | none, names) if names else {}
             each = {p: _each(p, shapes[p.name("shape")], rows(feed), samples) for p in sampling}
         drawn = {p.name("drawn"): _drawn(rng, count * rows(feed)) for p, count in each.items()}
+        if maps:
+            drawn[PICKED] = _drawn(rng, _picked(seen + rows(feed), samples) - _picked(seen, samples))
+        seen += rows(feed)
         results = run(session, {n: feed[n] for n in inputs} | drawn)
         for probe in probes:
             made = {what: results[probe.name(what)] for what in probe.outputs}
@@ -153,13 +170,29 @@ def _each(probe: Probe, shape: Array, samples: int, in_all: int | None) -> int:
     return int(max(1, min(wanted, shape.prod() // max(probe.channels * samples, 1))))
 
 
+def _picked(seen: int, in_all: int | None) -> int:
+    """Of the first `seen` samples, those whose maps are looked at: evenly, or the first, where the end is not known."""
+    return min(seen, MAPS) if in_all is None or in_all <= MAPS else seen * MAPS // in_all
+
+
+def _ranks(maps: Array) -> NDArray[np.intp]:
+    """[samples, channels]: the numerical ranks of maps, to the precision of their type (as `numpy.linalg.matrix_rank`).
+
+    Args:
+        maps: [samples, channels, height, width].
+    """
+    values = np.linalg.svd(maps.astype(np.result_type(maps, np.float32)), compute_uv=False)
+    exact = np.finfo(maps.dtype if maps.dtype.kind == "f" else values.dtype).eps
+    return np.asarray((values > values[..., :1] * (max(maps.shape[2:]) * exact)).sum(axis=2))
+
+
 def _drawn(rng: np.random.Generator, count: int) -> NDArray[np.float32]:
     """Places as fractions, one in each of `count` equal stretches: none is drawn twice where there are as many."""
     return ((np.arange(count) + rng.random(count) * 0.999) / count).astype(np.float32)
 
 
 def _nothing(probe: Probe) -> Statistics:
-    total, squares, first, zeros = np.zeros((4, probe.channels))
+    total, squares, first, zeros, absolute, ranks = np.zeros((6, probe.channels))
     return Statistics(
         total,
         squares,
@@ -167,6 +200,8 @@ def _nothing(probe: Probe) -> Statistics:
         np.zeros((probe.channels,) * 2) if Want.PAIRS in probe.want and probe.channels <= DENSE else None,
         Histogram.empty(probe.channels) if Want.HISTOGRAM in probe.want else None,
         zeros if Want.ZEROS in probe.want else None,
+        absolute if Want.ABSOLUTE in probe.want else None,
+        ranks if Want.RANKS in probe.want else None,
     )
 
 

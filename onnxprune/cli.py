@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from onnxprune import __version__
-from onnxprune.commands import bench, demo, inspect, latency, listing, options, prune, sweep
+from onnxprune.commands import analyze, bench, demo, inspect, latency, listing, options, prune, run, sweep
 from onnxprune.errors import MESSAGE_LIMIT, OnnxPruneError, one_line
 
 DEBUG = "ONNXPRUNE_DEBUG"
@@ -65,8 +65,10 @@ def cli() -> None:
 for verb in (
     demo.demo,
     inspect.inspect,
+    analyze.analyze,
     prune.prune,
     prune.apply,
+    run.run,
     sweep.sweep,
     bench.bench,
     latency.latency,

@@ -95,7 +95,7 @@ class Consumer:
             return np.zeros(self.weights.shape[0] * self.weights.shape[1])
         return np.asarray(self.bias.value.reshape(-1).astype(np.float64) * self.each.beta)
 
-    def patch(self, weights: Floats, offset: Floats | None) -> Patch:
+    def patch(self, weights: Array, offset: Floats | None) -> Patch:
         """The model with other weights, laid out as `weights`, and with another `offset`, where there is place."""
         w = weights / self.each.alpha
         spec, graph = self.spec, self.coupling.graph

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune import bodies
+from onnxprune.graph import Node
 from onnxprune.groups import Coupling
 from onnxprune.rules.base import Dim, Unknown
 
@@ -29,6 +30,7 @@ class Cost:
     before: float
     names: Sequence[str] = ()  # of the terms: the nodes or parameters that they are of
     blocks: NDArray[np.intp] | None = None  # [classes]: widths count in multiples of these; None: as they are
+    nodes: Sequence[int | None] = ()  # of the terms: the index of the node that costs that; None: it is a parameter
 
     def __call__(self, removed: Counts) -> float:
         """Cost with removed[g] units of group g gone."""
@@ -77,10 +79,10 @@ class Cost:
 def params(coupling: Coupling) -> Cost:
     """Elements of all parameters. A shared vector counts once for every way in which it may be cut."""
     graph = coupling.graph
-    terms: list[_Term] = [(float(part.params), (), part.name) for part in bodies.inner(graph)]
+    terms: list[_Term] = [(float(part.params), (), part.name, part.node.index) for part in bodies.inner(graph)]
     for name in graph.parameters:
         terms += {
-            _term(coupling, name, 1.0, (Dim(use, a) for a in range(len(graph.constants[name].dims))))
+            _term(coupling, name, None, 1.0, (Dim(use, a) for a in range(len(graph.constants[name].dims))))
             for use in coupling.uses[name]
         }
     return _cost(coupling, terms, float(bodies.total(graph)))
@@ -88,13 +90,31 @@ def params(coupling: Coupling) -> Cost:
 
 def macs(coupling: Coupling) -> Cost:
     """Multiply-accumulates of convolutions and matrix products; open sizes count as 1."""
-    terms = [_term(coupling, node.label, spec.macs, spec.cost) for node, spec in coupling.linears]
+    return _cost(
+        coupling, [_term(coupling, n.label, n.index, factor, dims) for n, factor, dims in _products(coupling)], None
+    )
+
+
+def macs_by_node(coupling: Coupling) -> dict[int, float]:
+    """Index of a node -> the multiply-accumulates that are counted for it."""
+    found: dict[int, float] = {}
+    for (node, *_), value in zip(_products(coupling), macs(coupling).terms().tolist(), strict=True):
+        found[node.index] = found.get(node.index, 0.0) + value
+    return found
+
+
+def _products(coupling: Coupling) -> Iterator[tuple[Node, float, Sequence[Dim]]]:
+    """Nodes that multiply and accumulate: a factor and the dims whose sizes it is multiplied with."""
+    for node, spec in coupling.linears:
+        yield node, spec.macs, spec.cost
     weighted = {node.index for node, _ in coupling.linears}
     for view in coupling.views:  # attention: rows, contracted axis and columns of two computed tensors
+        dims: Sequence[Dim] = ()
         if view.node.op == "MatMul" and not view.node.domain and view.node.index not in weighted:
             with suppress(Unknown):
-                terms.append(_term(coupling, view.node.label, 1.0, (*view.xs(0), *view.xs(1)[-1:])))
-    return _cost(coupling, terms, None)
+                dims = (*view.xs(0), *view.xs(1)[-1:])
+        if dims:
+            yield view.node, 1.0, dims
 
 
 def channels(coupling: Coupling, frozen: NDArray[np.bool_]) -> Cost:
@@ -116,10 +136,10 @@ class Channels(Cost):
         return np.asarray(self.before - trials.sum(axis=1), dtype=np.float64)
 
 
-_Term = tuple[float, tuple[int, ...], str]  # factor, classes, name
+_Term = tuple[float, tuple[int, ...], str, int | None]  # factor, classes, name, node
 
 
-def _term(coupling: Coupling, name: str, factor: float, dims: Iterable[Dim]) -> _Term:
+def _term(coupling: Coupling, name: str, node: int | None, factor: float, dims: Iterable[Dim]) -> _Term:
     cut: list[int] = []
     for dim in dims:
         factor *= coupling.scale(dim)
@@ -128,16 +148,17 @@ def _term(coupling: Coupling, name: str, factor: float, dims: Iterable[Dim]) -> 
             cut.append(number)
         else:
             factor *= coupling.size(dim)
-    return factor, tuple(cut), name
+    return factor, tuple(cut), name, node
 
 
 def _cost(coupling: Coupling, terms: list[_Term], before: float | None) -> Cost:
     nowhere = len(coupling.solution.sizes)
-    most = max((len(classes) for _, classes, _ in terms), default=1) or 1
+    most = max((len(classes) for _, classes, _, _ in terms), default=1) or 1
     classes = np.full((len(terms), most), nowhere, dtype=np.intp)
-    for row, (_, cut, _) in enumerate(terms):
+    for row, (_, cut, _, _) in enumerate(terms):
         classes[row, : len(cut)] = cut
-    cost = Cost(coupling, np.array([f for f, _, _ in terms]), classes, before or 0.0, [name for _, _, name in terms])
+    factors, names, nodes = (np.array([t[0] for t in terms]), [t[2] for t in terms], [t[3] for t in terms])
+    cost = Cost(coupling, factors, classes, before or 0.0, names, nodes=nodes)
     if before is None:
         cost = replace(cost, before=cost(np.zeros(len(coupling.groups), dtype=np.intp)))
     return cost

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,48 +97,84 @@ class Gauge:
             widths: for each group, the numbers of units gone at which it is measured.
             tell: called with a line of progress.
         """
-        graph = self.coupling.graph
-        starts = [self._start(g) for g in range(len(curves))]
-        order = sorted((g for g in range(len(curves)) if widths[g]), key=lambda g: starts[g])
-        workers = self.engine.workers
-        waiting: deque[tuple[int, int, Future[float]]] = deque()
+        asked = [(g, count) for g in range(len(curves)) for count in widths[g]]
+        trials = [Trial(self.start(g), partial(self._narrower, curves[g], count)) for g, count in asked]
         found: list[dict[int, float]] = [{} for _ in curves]
-
-        def collect(most: int) -> None:
-            while len(waiting) > most:  # so many places in the model are held at once
-                g, count, future = waiting.popleft()
-                found[g][count] = future.result()
-
-        with ThreadPoolExecutor(workers) as pool:
-            for number, g in enumerate(order):
-                tell(f"damage {number + 1}/{len(order)}")
-                walk.go(min(starts[g], len(graph.nodes)))
-                for count in widths[g]:
-                    collect(workers)
-                    waiting.append((g, count, pool.submit(self._cut, walk.here(), curves[g], count)))
-            collect(0)
+        for (g, count), damage in zip(asked, distances(walk, trials, self.distance, self.engine, tell), strict=True):
+            found[g][count] = damage
         return found
 
-    def _cut(self, place: Place, curve: Curve, count: int) -> float:
-        """The distance without the first `count` units of a group."""
-        one = Engine(self.engine.provider, 1)
-        return self.distance(place.rest(self._patch(curve, count), self.distance.values, one))
+    def patch(self, removed: NDArray[np.bool_]) -> Patch:
+        """The model without some units: masked, and their consumers repaired.
 
-    def _patch(self, curve: Curve, count: int) -> Patch:
-        """The model without the first `count` units of a group: masked, and its consumers repaired."""
-        removed = np.zeros(self.coupling.units + 1, dtype=bool)  # the last one stands for locked channels
-        removed[curve.order[:count]] = True
-        patch = masked(self.coupling, removed[:-1])
+        Args:
+            removed: [units].
+        """
+        patch = masked(self.coupling, removed)
+        padded = np.append(removed, False)  # the last one stands for locked channels
         for reader in self.readers:
-            gone = removed[reader.units]
+            gone = padded[reader.units]
             if self.method != "none" and reader.mixes and reader.x in self.moments and gone.any():
                 patch |= repaired(reader, gone, self.moments[reader.x], self.method)
         return patch
 
-    def _start(self, group: int) -> int:
+    def _narrower(self, curve: Curve, count: int) -> Patch:
+        """The model without the first `count` units of a group."""
+        removed = np.zeros(self.coupling.units, dtype=bool)
+        removed[curve.order[:count]] = True
+        return self.patch(removed)
+
+    def start(self, group: int) -> int:
         """The first node that computes with a parameter of a group."""
         members = {m.constant for m in self.coupling.groups[group].members}
         return min((i for name in members for i in _users(self.coupling.graph, name)), default=0)
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """Something that is changed of a model, alone.
+
+    Attributes:
+        start: the first node that computes with what changes.
+        patch: makes the change; called when its turn comes, so that few are held at once.
+    """
+
+    start: int
+    patch: Callable[[], Patch]
+
+
+def distances(
+    walk: Walk, trials: Sequence[Trial], distance: Distance, engine: Engine, tell: Callable[[str], None]
+) -> list[float]:
+    """How far the answers are off in each trial: what comes before its first node is computed once for all.
+
+    Args:
+        walk: over the inputs on which it is measured, at the start of the model; it goes to the end.
+        trials: any number, in any order.
+        distance: from the answers of the original.
+        engine: where parts run; trials run side by side, each in one thread.
+        tell: called with a line of progress.
+    """
+    one, last = Engine(engine.provider, 1), len(walk.parts.graph.nodes)
+    found = [0.0] * len(trials)
+    waiting: deque[tuple[int, Future[float]]] = deque()
+
+    def collect(most: int) -> None:
+        while len(waiting) > most:  # so many places in the model are held at once
+            number, future = waiting.popleft()
+            found[number] = future.result()
+
+    def off(place: Place, trial: Trial) -> float:
+        return distance(place.rest(trial.patch(), distance.values, one))
+
+    with ThreadPoolExecutor(engine.workers) as pool:
+        for done, number in enumerate(sorted(range(len(trials)), key=lambda n: trials[n].start), 1):
+            tell(f"damage {done}/{len(trials)}")
+            walk.go(min(trials[number].start, last))
+            collect(engine.workers)
+            waiting.append((number, pool.submit(off, walk.here(), trials[number])))
+        collect(0)
+    return found
 
 
 def _users(graph: Graph, name: str) -> Iterator[int]:

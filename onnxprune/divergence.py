@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from onnxprune.boxes import Boxes, find_boxes
-from onnxprune.errors import DataError, OptionError
+from onnxprune.errors import DataError, one_of
 from onnxprune.feeds import Array, Feed
 from onnxprune.graph import Graph, Node
 from onnxprune.parts import Engine, Walk
@@ -62,8 +62,7 @@ def targets(graph: Graph, kind: str = "auto") -> tuple[Target, ...]:
         OptionError: there is no such kind.
         DataError: no output is made from numbers that could be compared.
     """
-    if kind not in KINDS:
-        raise OptionError(f"--distance {kind}: choose one of {', '.join(KINDS)}")
+    one_of("--distance", kind, KINDS)
     weighted = _weighted(graph)
     found: dict[str, Target] = {}
     for output in graph.outputs:

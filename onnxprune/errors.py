@@ -7,6 +7,8 @@ node or tensor first, then what is wrong, then what to do. The command line prin
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 # Characters kept of a message that comes from another library.
@@ -49,6 +51,42 @@ class TargetError(OnnxPruneError):
 
 class OptionError(OnnxPruneError):
     """An option, a recipe key or a registered name is unknown, or two options contradict each other."""
+
+
+def one_of(option: str, value: object, choices: Iterable[str]) -> None:
+    """Refuse a word that is none of the choices.
+
+    Raises:
+        OptionError: with the choices.
+    """
+    known = tuple(choices)
+    if value not in known:
+        raise OptionError(f"{option} {value}: choose one of {', '.join(known)}")
+
+
+def expressions(option: str, given: str | Sequence[str]) -> list[re.Pattern[str]]:
+    """Regular expressions, one or several.
+
+    Raises:
+        OptionError: one is none.
+    """
+    found = []
+    for pattern in (given,) if isinstance(given, str) else given:
+        try:
+            found.append(re.compile(pattern))
+        except re.error as error:
+            raise OptionError(f"{option} {pattern!r}: not a regular expression ({error})") from error
+    return found
+
+
+def at_least(option: str, value: int, least: int) -> None:
+    """Refuse a number that is too small.
+
+    Raises:
+        OptionError: with the least.
+    """
+    if value < least:
+        raise OptionError(f"{option} {value}: write a whole number from {least}")
 
 
 class ProviderError(OnnxPruneError):

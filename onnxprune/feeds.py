@@ -126,6 +126,16 @@ def is_float(dtype: np.dtype[Any]) -> bool:
     return dtype.name.startswith(("float", "bfloat"))
 
 
+def suited(feed: Feed, inputs: Mapping[str, InputSpec]) -> Feed:
+    """A feed with floats in the format that a model takes: what a float32 model is fed with, for its float16 form."""
+    return {name: _suited(value, inputs.get(name)) for name, value in feed.items()}
+
+
+def _suited(value: Array, spec: InputSpec | None) -> Array:
+    floats = spec is not None and is_float(value.dtype) and is_float(spec.dtype)
+    return value.astype(spec.dtype) if spec is not None and floats and value.dtype != spec.dtype else value
+
+
 # Random feeds
 
 

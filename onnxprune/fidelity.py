@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnxprune.errors import DataError
-from onnxprune.feeds import Array, Feed, rows
+from onnxprune.feeds import Array, Feed, input_specs, rows, suited
 from onnxprune.runtime import LEAN, Model, plain, run, session
 
 if TYPE_CHECKING:
@@ -95,12 +95,13 @@ def fidelity(
     """
     models: tuple[Any, Any] = (original, pruned)
     a, b = (m if hasattr(m, "run") else session(m, provider, threads, arena=False, config=LEAN) for m in models)
+    specs = input_specs(b)
     sums: dict[str, _Sums] = {}
     samples = skipped = same = ranked = 0
     first = a.get_outputs()[0].name
     for feed in feeds:
         samples += rows(feed)
-        left, right = dict(flat(run(a, feed))), dict(flat(run(b, feed)))
+        left, right = dict(flat(run(a, feed))), dict(flat(run(b, suited(feed, specs))))
         for name, x in left.items():
             y = right.get(name)
             if y is None or y.shape != x.shape:

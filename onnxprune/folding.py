@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,13 +47,14 @@ def folded(proto: ModelProto, folder: Path | None) -> tuple[ModelProto, tuple[st
     inputs = {i.name for i in proto.graph.input}
     constants = {t.name: t for t in proto.graph.initializer if t.name not in inputs}
     constants |= {n.output[0]: n.attribute[0].t for n in proto.graph.node if _is_constant(n)}
-    made = _made(proto.graph.node, set(constants))
+    made = made_of(proto.graph.node, set(constants))
     if not any(m.computed for m in made.values()):
         return proto, ()
     outputs = {o.name for o in proto.graph.output}
     read = dict.fromkeys(name for node in proto.graph.node if not _inside(node, made) for name in node.input)
     wanted = [n for n in read if n in made and made[n].computed and n not in outputs]
-    values = _evaluate(proto, wanted, made, constants, folder)
+    wanted = [n for n in wanted if _sources(made[n], constants) >= SMALLEST]
+    values = evaluate(proto, wanted, made, constants, folder)
     readers = _readers(proto)
     kept = {n: t for n, t in values.items() if _fits(t, made[n], constants, readers)}
     # A node goes as a whole: what it makes besides may stay computed.
@@ -66,8 +67,8 @@ def _is_constant(node: NodeProto) -> bool:
     return node.op_type == "Constant" and len(node.attribute) == 1 and node.attribute[0].name == "value"
 
 
-def _made(nodes: Iterable[NodeProto], constants: set[str]) -> dict[str, Made]:
-    """Every value that is computed from constants alone."""
+def made_of(nodes: Iterable[NodeProto], constants: Set[str]) -> dict[str, Made]:
+    """Every value that is computed from constants alone, and never by chance."""
     found: dict[str, Made] = {}
     for index, node in enumerate(nodes):
         names = [n for n in node.input if n]
@@ -88,11 +89,22 @@ def _inside(node: NodeProto, made: dict[str, Made]) -> bool:
     return any(out in made for out in node.output)
 
 
-def _evaluate(
-    proto: ModelProto, names: list[str], made: dict[str, Made], constants: dict[str, TensorProto], folder: Path | None
+def evaluate(
+    proto: ModelProto,
+    names: Sequence[str],
+    made: Mapping[str, Made],
+    constants: Mapping[str, TensorProto],
+    folder: Path | None,
 ) -> dict[str, TensorProto]:
-    """The values as tensors; nothing where they cannot be computed."""
-    names = [n for n in names if _sources(made[n], constants) >= SMALLEST]
+    """Values as tensors, computed by ONNX Runtime; nothing where they cannot be computed.
+
+    Args:
+        proto: the model.
+        names: the values.
+        made: what they, and those that they are made of, are made of.
+        constants: the model's.
+        folder: where its external data is.
+    """
     if not names:
         return {}
     model = ModelProto(ir_version=proto.ir_version, opset_import=proto.opset_import, functions=proto.functions)
@@ -113,7 +125,7 @@ def _evaluate(
     return {n: numpy_helper.from_array(a, n) for n, a in found if isinstance(a, np.ndarray)}
 
 
-def _sources(made: Made, constants: dict[str, TensorProto]) -> int:
+def _sources(made: Made, constants: Mapping[str, TensorProto]) -> int:
     """Elements of the float constants that a value is made of."""
     return sum(math.prod(constants[n].dims) for n in made.constants if constants[n].data_type in FLOATS)
 

@@ -22,6 +22,7 @@ from onnxprune.folding import folded
 from onnxprune.inlining import inlined
 from onnxprune.opening import check, read_model
 from onnxprune.shapes import Shape, shapes_of, shell_of, without_weights
+from onnxprune.sparse import densified
 from onnxprune.tensors import read_tensor, tensors_of
 
 # Arrays up to this many elements are kept once read: shape constants, biases, quantisation scales.
@@ -67,12 +68,13 @@ class Graph:
     filled: Mapping[str, TensorProto] = field(default_factory=dict)  # weights that are one number: no data of their own
     folded: tuple[str, ...] = ()  # weights that the graph computed from weights
     inlined: tuple[str, ...] = ()  # the local functions that were written out where they were called
+    called: str = ""  # in messages; "": by its path
     _small: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict, repr=False)
 
     @property
     def name(self) -> str:
         """How messages call this model."""
-        return str(self.path) if self.path else "the model"
+        return self.called or (str(self.path) if self.path else "the model")
 
     @property
     def folder(self) -> Path | None:
@@ -113,6 +115,13 @@ class Graph:
                 found.update(node.outputs)
         return frozenset(found)
 
+    @cached_property
+    def types(self) -> Mapping[str, int]:
+        """Value -> the type of its elements (as in TensorProto), where it is known."""
+        graph = self.shell.graph
+        infos = {i.name: i.type.tensor_type.elem_type for i in (*graph.value_info, *graph.input, *graph.output)}
+        return {name: t for name, t in infos.items() if t} | {n: t.data_type for n, t in self.constants.items()}
+
     def array(self, name: str) -> np.ndarray[Any, Any]:
         """The value of a constant, read-only; a memory map where the data is external.
 
@@ -152,14 +161,20 @@ class Graph:
 NOT_PARAMETERS = frozenset({TensorProto.INT64, TensorProto.BOOL, TensorProto.STRING, TensorProto.UNDEFINED})
 
 
-def load(model: str | os.PathLike[str] | ModelProto, shapes: Mapping[str, tuple[int, ...]] | None = None) -> Graph:
+def load(
+    model: str | os.PathLike[str] | ModelProto,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    called: str = "",
+) -> Graph:
     """Read a model and infer every shape that can be known.
 
-    Local functions that nodes call are written out, and weights that are computed from weights are folded.
+    Sparse tensors become dense, local functions that nodes call are written out, and weights that are computed from
+    weights are folded.
 
     Args:
         model: a path to an `.onnx` file, or a model in memory (it is not changed).
         shapes: input or inner value -> shape, where the model leaves it open.
+        called: how messages call it, where its path says nothing to the user.
 
     Raises:
         ModelError: not a readable ONNX model, or its external data is missing, cut off or outside its folder.
@@ -169,10 +184,11 @@ def load(model: str | os.PathLike[str] | ModelProto, shapes: Mapping[str, tuple[
         raise TypeError("load() takes a path or a ModelProto")
     path = None if isinstance(model, ModelProto) else Path(model)
     proto = model if isinstance(model, ModelProto) else read_model(Path(model))
-    name = str(path) if path else "the model"
+    name = called or (str(path) if path else "the model")
     check(proto, path, name)
-    proto, functions = inlined(proto)
-    proto, weights = folded(proto, path.parent if path else None)
+    folder = path.parent if path else None
+    proto, functions = inlined(densified(proto, folder))
+    proto, weights = folded(proto, folder)
     constants = {t.name: t for t in proto.graph.initializer}
     constants |= {n.output[0]: t for n in proto.graph.node if (t := _constant_node(n)) is not None}
     filled = _filled(proto, constants)
@@ -189,6 +205,7 @@ def load(model: str | os.PathLike[str] | ModelProto, shapes: Mapping[str, tuple[
         inputs=tuple(i.name for i in proto.graph.input if i.name not in constants),
         outputs=tuple(o.name for o in proto.graph.output),
         inlined=functions,
+        called=called,
         folded=weights,
         filled={n: v for n, (v, _) in filled.items()},
     )

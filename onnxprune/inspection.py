@@ -2,23 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from onnx import ModelProto
 
 from onnxprune import bodies
+from onnxprune import graph as graphs
 from onnxprune.coupling import couple
 from onnxprune.explain import explain
 from onnxprune.graph import Graph
 from onnxprune.groups import Coupling
-from onnxprune.outcome import cuttable, describe
+from onnxprune.outcome import cuttable, describe, prepared
 from onnxprune.rules.base import Options
 
 Record = dict[str, Any]
 # What a lock's option is called among `Options`.
 OPENS = {"--allow-inexact": "inexact", "--head-dims": "head_dims"}
+
+
+def inspect(
+    model: str | os.PathLike[str] | ModelProto,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    align: int = 1,
+    *,
+    allow_inexact: bool = False,
+    head_dims: bool = False,
+    explain: str | None = None,
+) -> Record:
+    """What can be cut of a model, and what is locked and why.
+
+    Args:
+        model: path or `ModelProto`.
+        shapes: input or inner value -> shape, where the model leaves it open.
+        align: widths that will be kept to; decides only between ways to cut a grouped operator.
+        allow_inexact, head_dims: as for `prune`.
+        explain: a tensor or a node; the record then tells, for each of its axes, the group or the way to what locks it.
+
+    Raises:
+        ModelError, ShapeError: as `load`.
+        OptionError: nothing has the name that is to be explained.
+    """
+    original = graphs.load(model, shapes)
+    options = Options(align=align, inexact=allow_inexact, head_dims=head_dims)
+    record: Record = {"version": 1, "model": original.name}
+    record |= prepared(original)
+    if explain is not None:
+        return record | {"explain": explanation(original, options, explain)}
+    return record | survey(original, options)
 
 
 def survey(graph: Graph, options: Options) -> Record:

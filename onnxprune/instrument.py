@@ -23,6 +23,11 @@ class Want(Flag):
     PAIRS = auto()  # products of all pairs of channels, at sampled places
     ZEROS = auto()  # how often each is exactly 0
     HISTOGRAM = auto()  # of each, at sampled places
+    ABSOLUTE = auto()  # sums of |x|
+    RANKS = auto()  # of the maps of each, in a few samples; for values that are maps (see `maps_of`)
+
+
+PICKED = "onnxprune_picked"  # input: the samples whose maps are wanted, as fractions of all
 
 
 @dataclass(frozen=True)
@@ -48,9 +53,10 @@ class Probe:
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """What the model gives: [channels] sums, the value's shape, [places, channels] sampled."""
-        zeros = ("nonzero",) if Want.ZEROS in self.want else ()
-        return "total", "squares", "shape", *zeros, *(("sampled",) if self.samples else ())
+        """What the model gives: [channels] sums, the shape, [samples, channels, ...] maps, [places, channels] rows."""
+        more = {Want.ZEROS: "nonzero", Want.ABSOLUTE: "absolute", Want.RANKS: "maps"}
+        found = (name for want, name in more.items() if want in self.want)
+        return "total", "squares", "shape", *found, *(("sampled",) if self.samples else ())
 
     def name(self, what: str) -> str:
         """How a value that is added for this probe is called in the model."""
@@ -93,10 +99,15 @@ def instrumented(graph: Graph, probes: Sequence[Probe], feed: Feed) -> ModelProt
     constants = {"axis": np.array([0], np.int64), "first": np.array(0, np.int64)}
     model.graph.initializer.extend(numpy_helper.from_array(v, f"onnxprune_{n}") for n, v in constants.items())
     del model.graph.output[:]
+    if any(Want.RANKS in p.want for p in probes):
+        model.graph.input.append(helper.make_tensor_value_info(PICKED, TensorProto.FLOAT, None))
     for probe in probes:
+        rank = len(graph.shapes[probe.dim.value] or ())
         flat = np.array([-1, probe.channels], np.int64)
         model.graph.initializer.append(numpy_helper.from_array(flat, probe.name("flat")))
-        model.graph.node.extend(_sums(probe, len(graph.shapes[probe.dim.value] or ()), opset))
+        model.graph.node.extend(_sums(probe, rank, opset))
+        if Want.RANKS in probe.want:
+            model.graph.node.extend(_maps(probe, rank))
         if probe.samples:
             model.graph.input.append(helper.make_tensor_value_info(probe.name("drawn"), TensorProto.FLOAT, None))
             model.graph.node.extend(_sampled(probe))
@@ -118,6 +129,9 @@ def _sums(probe: Probe, rank: int, opset: int) -> Iterator[NodeProto]:
         yield helper.make_node("Cast", [n("rows")], [n("is")], to=TensorProto.BOOL)
         yield helper.make_node("Cast", [n("is")], [n("one")], to=TensorProto.FLOAT)
         summed["one"] = "nonzero"
+    if Want.ABSOLUTE in probe.want:
+        yield helper.make_node("Abs", [n("rows")], [n("abs")])
+        summed["abs"] = "absolute"
     for source, name in summed.items():
         if opset < 13:
             yield helper.make_node("ReduceSum", [n(source)], [n(name)], axes=[0], keepdims=0)
@@ -125,12 +139,27 @@ def _sums(probe: Probe, rank: int, opset: int) -> Iterator[NodeProto]:
             yield helper.make_node("ReduceSum", [n(source), "onnxprune_axis"], [n(name)], keepdims=0)
 
 
+def _maps(probe: Probe, rank: int) -> Iterator[NodeProto]:
+    """Nodes that take the samples that are picked, channels before the axes of the map, in the value's own type."""
+    n, axis = probe.name, probe.dim.axis
+    yield helper.make_node("Gather", [n("shape"), "onnxprune_first"], [n("batch")])
+    yield from _places(PICKED, n("batch"), n("sample"))
+    yield helper.make_node("Gather", [probe.dim.value, n("sample")], [n("picked")])
+    perm = [0, axis, *(a for a in range(1, rank) if a != axis)]
+    yield helper.make_node("Transpose", [n("picked")], [n("maps")], perm=perm)
+
+
 def _sampled(probe: Probe) -> Iterator[NodeProto]:
     """Nodes that take the rows at the places that are drawn."""
     n = probe.name
     yield helper.make_node("Shape", [n("rows")], [n("size")])
     yield helper.make_node("Gather", [n("size"), "onnxprune_first"], [n("places")])
-    yield helper.make_node("Cast", [n("places")], [n("many")], to=TensorProto.FLOAT)
-    yield helper.make_node("Mul", [n("drawn"), n("many")], [n("at")])
-    yield helper.make_node("Cast", [n("at")], [n("index")], to=TensorProto.INT64)
+    yield from _places(n("drawn"), n("places"), n("index"))
     yield helper.make_node("Gather", [n("rows"), n("index")], [n("sampled")])
+
+
+def _places(fractions: str, count: str, index: str) -> Iterator[NodeProto]:
+    """Nodes that make indices of fractions of a count."""
+    yield helper.make_node("Cast", [count], [f"{index}_many"], to=TensorProto.FLOAT)
+    yield helper.make_node("Mul", [fractions, f"{index}_many"], [f"{index}_at"])
+    yield helper.make_node("Cast", [f"{index}_at"], [index], to=TensorProto.INT64)

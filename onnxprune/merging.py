@@ -27,6 +27,7 @@ from onnxprune.surgery import cut
 from onnxprune.ties import Makers, norms
 
 QUANTISED = "some of its parameters are integers, whose scales its channels do not share"
+UNMADE = "no weights make its channels"
 MIXED = "what reads or makes its channels is not known to treat them alike, or its weights cannot be summed"
 
 
@@ -47,7 +48,11 @@ class Merging:
         makers = {
             g: Makers(coupling, group, self.norms) for g, group in enumerate(coupling.groups) if group.units.size > 1
         }
-        left = {coupling.groups[g].name: QUANTISED for g, each in makers.items() if not each.able}
+        left = {
+            coupling.groups[g].name: QUANTISED if each.members else UNMADE
+            for g, each in makers.items()
+            if not each.able
+        }
         makers = {g: each for g, each in makers.items() if each.able}
         if not makers:
             return makers, left
@@ -84,7 +89,8 @@ class Merging:
         removed = np.zeros(coupling.units, dtype=bool)
         removed[mine] = gone
         notes = describe(coupling, removed)
-        return Outcome(model, notes, make_plan(coupling, removed, folds), proof=Proof(lambda: oracle)), int(gone.sum())
+        plan = make_plan(coupling, removed, folds)  # what becomes of each channel, for those who repair the rest
+        return Outcome(model, notes, plan, replays=False, proof=Proof(lambda: oracle)), int(gone.sum())
 
     def _tied(self, clusters: Mapping[int, Clusters], variance: bool) -> ModelProto | Path:
         """The model of the same size whose units are what they are on average."""

@@ -19,6 +19,7 @@ import numpy as np
 
 from onnxprune import runtime
 from onnxprune.errors import MESSAGE_LIMIT, MetricError, one_line
+from onnxprune.feeds import input_specs, suited
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -42,7 +43,8 @@ class Run:
         """All outputs for an array for each input."""
         if not hasattr(feed, "items"):
             raise TypeError(f"run() takes a dict from input name to array, as in {{'{self.inputs[0]}': array}}")
-        return runtime.run(self.session, {name: np.asarray(array) for name, array in feed.items()})
+        given = {name: np.asarray(array) for name, array in feed.items()}
+        return runtime.run(self.session, suited(given, input_specs(self.session)))
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from onnxprune.calibrate import Statistics, calibrate
 from onnxprune.consumers import Consumer, consumers
 from onnxprune.feeds import Feed, rows
@@ -44,6 +46,46 @@ def observe(
         DataError, ModelError: as `calibrate`.
     """
     readers = list(consumers(coupling))
-    wanted = {r.x: want for r in readers if r.mixes and (r.units >= 0).any()}
+    wanted = {r.x: want & ~Want.RANKS for r in readers if r.mixes and (r.units >= 0).any()}
+    if Want.RANKS in want:
+        for dim in {m for x in wanted if (m := maps_of(coupling, x)) is not None}:
+            wanted[dim] = wanted.get(dim, Want.SUMS) | Want.RANKS
     collect = recall if keep else calibrate
     return Seen(readers, collect(coupling.graph, batches, wanted, engine, sum(map(rows, batches)), seed))
+
+
+def maps_of(coupling: Coupling, dim: Dim) -> Dim | None:
+    """Where channels are maps last, before or at an axis; None: nowhere since they were made.
+
+    A map is what a channel is in a value of four axes, of which the first is the batch and two are not of size 1. A
+    pooled or flattened channel was one before, a head is one of tokens and dimensions; a neuron of a transformer is
+    none.
+
+    Args:
+        coupling: the analysis.
+        dim: the axis of the channels.
+    """
+    graph, units = coupling.graph, _own(coupling, dim)
+    while not _is_map(graph.shapes.get(dim.value), dim.axis):
+        node = graph.producer.get(dim.value)
+        before = (
+            Dim(name, axis)
+            for name in (node.inputs if node is not None else ())
+            if name not in graph.constants
+            for axis in range(len(graph.shapes.get(name) or ()))
+        )
+        found = next((d for d in before if _own(coupling, d) == units), None)
+        if found is None:
+            return None
+        dim = found
+    return dim
+
+
+def _own(coupling: Coupling, dim: Dim) -> frozenset[int]:
+    """The units along an axis."""
+    units = coupling.unit_of(dim)
+    return frozenset() if units is None else frozenset(np.unique(units).tolist())
+
+
+def _is_map(shape: Sequence[int | str | None] | None, axis: int) -> bool:
+    return shape is not None and len(shape) == 4 and axis > 0 and all(shape[a] != 1 for a in {1, 2, 3} - {axis})

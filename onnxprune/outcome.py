@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,19 @@ from onnx import ModelProto
 
 from onnxprune import bodies, cost
 from onnxprune import graph as graphs
+from onnxprune.bypass import Bypass, bypassed, written
+from onnxprune.bypass import oracle as oracle_of
 from onnxprune.coupling import couple
 from onnxprune.graph import Graph
 from onnxprune.groups import Coupling, Group
-from onnxprune.plan import Plan, removed_units
+from onnxprune.plan import Plan, bypasses_of, removed_units
+from onnxprune.rules.base import Dim
+from onnxprune.settle import settled
+from onnxprune.shallow import shallower
 from onnxprune.sizes import parse
 from onnxprune.steps import Context, Outcome, Proof
 from onnxprune.surgery import cut, mask
+from onnxprune.without import cut_down, touched
 
 
 @dataclass(frozen=True)
@@ -43,23 +49,78 @@ class Replay:
         with context.stage("analysis"):
             coupling = couple(graph, self.plan.options)
             removed = removed_units(coupling, self.plan)
-        return carry_out(coupling, removed, self.plan, context, self.exact)
+            plan = replace(self.plan, bypasses=bypasses_of(coupling, self.plan))
+        return carry_out(coupling, removed, plan, context, self.exact)
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """A pass that has its result already, proved and with what is to be said about it.
+
+    Attributes:
+        model: the result.
+        plan: what was cut.
+        notes: what the record of the run that made it says.
+    """
+
+    model: ModelProto | Path
+    plan: Plan | None
+    notes: Mapping[str, Any]
+
+    def __call__(self, graph: Graph, context: Context) -> Outcome:
+        """Hand it on."""
+        return Outcome(self.model, self.notes, self.plan)
 
 
 def carry_out(
     coupling: Coupling, removed: NDArray[np.bool_], plan: Plan, context: Context, exact: bool = True
 ) -> Outcome:
-    """Cut, and say what was cut."""
+    """Cut, leave out the plan's blocks, and say what went."""
     with context.stage("cut"):
         model = context.make(lambda store: cut(coupling, plan, removed, store))
+        if plan.bypasses:
+            model = _shallower(coupling, removed, plan.bypasses, model, context)
 
     def oracle() -> ModelProto | Path:
         if plan.folds:
             return coupling.graph.path or coupling.graph.proto
-        return context.make(lambda store: mask(coupling, removed, store), "masked.onnx")
+        whole = context.make(lambda store: mask(coupling, removed, store), "masked.onnx")
+        return _around(coupling, removed, plan.bypasses, whole, context) if plan.bypasses else whole
 
-    proof = Proof(oracle, exact=exact and not plan.options.inexact)
-    return Outcome(model, describe(coupling, removed), plan, proof=proof)
+    what = "the original" if plan.folds else Proof.what
+    proof = Proof(oracle, exact=exact and not plan.options.inexact, what=what)
+    notes = describe(coupling, removed, plan.bypasses)
+    return Outcome(model, notes, plan, touched=touched(coupling, plan.bypasses), proof=proof)
+
+
+def _shallower(
+    coupling: Coupling,
+    removed: NDArray[np.bool_],
+    bypasses: Sequence[Bypass],
+    model: ModelProto | Path,
+    context: Context,
+) -> ModelProto | Path:
+    """A cut model without some blocks."""
+    graph = graphs.load(model)
+    left = cut_down(coupling, removed, bypasses, graph)
+    view, _ = settled(bypassed(graph, left), left)
+    return context.make(lambda store: written(graph, view, store))
+
+
+def _around(
+    coupling: Coupling,
+    removed: NDArray[np.bool_],
+    bypasses: Sequence[Bypass],
+    model: ModelProto | Path,
+    context: Context,
+) -> ModelProto | Path:
+    """A masked model in which what blocks make counts nothing."""
+    graph, left = graphs.load(model), []
+    for bypass in bypasses:
+        units = coupling.unit_of(Dim(bypass.block.exit, bypass.block.axis))
+        gone = np.append(removed, False)[units] if units is not None else np.zeros(bypass.shift.size, dtype=bool)
+        left.append(replace(bypass, shift=np.where(gone, 0.0, bypass.shift)))
+    return context.make(lambda store: oracle_of(graph, left, store), "whole.onnx")
 
 
 def joined(record: Mapping[str, Any], notes: Mapping[str, Any]) -> dict[str, Any]:
@@ -78,16 +139,17 @@ def _since(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]
     return {**now, "macs": earlier["macs"], "units": units}
 
 
-def describe(coupling: Coupling, removed: NDArray[np.bool_]) -> dict[str, Any]:
+def describe(coupling: Coupling, removed: NDArray[np.bool_], bypasses: Sequence[Bypass] = ()) -> dict[str, Any]:
     """The record's entries about the analysis and the cut."""
     gone = np.bincount(coupling.group_of[removed], minlength=len(coupling.groups))
     macs = cost.macs(coupling)
-    share = macs.per_group()
+    share, after = macs.per_group(), shallower(macs, [bypass.block for bypass in bypasses])
+    gone = np.where((share > 0) & (after.per_group() == 0), [g.units.size for g in coupling.groups], gone)
     return {
         "align": coupling.options.align,
         "open_inputs": {} if coupling.observed else _open_inputs(coupling.graph),
         "open_inside": _open_inside(coupling),
-        "macs": {"before": macs.before, "after": macs(gone)},
+        "macs": {"before": macs.before, "after": after(gone)},
         "groups": [
             {
                 "name": group.name,
@@ -130,9 +192,16 @@ def sizes(original: Graph, pruned: ModelProto | Path, written: Path | None) -> d
         },
         "file_bytes": {
             "before": graphs.file_bytes(original),
-            "after": sum(p.stat().st_size for p in written.parent.iterdir()) if written else graphs.file_bytes(after),
+            "after": _file_bytes(pruned, after, written),
         },
     }
+
+
+def _file_bytes(pruned: ModelProto | Path, after: Graph, written: Path | None) -> int:
+    """As it is, not as it is read: its tensors may be sparse."""
+    if written is not None:
+        return sum(p.stat().st_size for p in written.parent.iterdir())
+    return int(pruned.ByteSize()) if isinstance(pruned, ModelProto) else graphs.file_bytes(after)
 
 
 def cuttable(coupling: Coupling) -> dict[str, float]:

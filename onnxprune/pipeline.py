@@ -16,24 +16,24 @@ from onnx import ModelProto
 from threadpoolctl import threadpool_limits
 
 from onnxprune import graph as graphs
-from onnxprune import inspection, writing
 from onnxprune import metric as metrics
+from onnxprune import writing
 from onnxprune.batches import batch_shapes
 from onnxprune.data import SYNTHETIC, Feeds, read
 from onnxprune.errors import GateError, OptionError
 from onnxprune.feeds import input_specs
+from onnxprune.gates import failed_gate
 from onnxprune.graph import Graph
 from onnxprune.latency.meet import doubts
 from onnxprune.likeness import likeness
 from onnxprune.matching import matched
 from onnxprune.metric import Metric
-from onnxprune.outcome import Replay, joined, prepared, sizes
+from onnxprune.order import check_order
+from onnxprune.outcome import Found, Replay, joined, prepared, sizes
 from onnxprune.parts import Engine
-from onnxprune.plan import Plan, digest, read_plan
-from onnxprune.recovery import resolve_method
-from onnxprune.rules.base import Options
+from onnxprune.plan import Plan
 from onnxprune.steps import Context, Outcome, Pass, Proof
-from onnxprune.validate import Checks, failed_gate, opened, validate
+from onnxprune.validate import Checks, opened, validate
 
 Model = str | os.PathLike[str] | ModelProto
 Record = dict[str, Any]
@@ -96,6 +96,7 @@ class Pipeline:
             GateError: a gate failed; `record` has the figures, and nothing is written.
             OnnxPruneError: one line that says what is wrong; nothing is written.
         """
+        check_order(self.passes, [described(step)["name"] for step in self.passes])
         if metric is not None and checks is None:
             raise OptionError("--metric runs the models: leave validation on")
         measured = None if metric is None else metrics.load(metric)
@@ -118,9 +119,8 @@ class Pipeline:
         if context.batch is not None:
             batch_shapes(input_specs(original.proto), context.batch, context.shapes)  # what it lacks is said at once
         if data is not None:
-            context = replace(context, data=context.once("data", lambda: _feeds(data, original, context)))
+            context = replace(context, data=context.once("data", lambda: feeds_of(data, original, context)))
         record: Record = {"version": 1, "model": original.name, "provider": provider, "threads": threads}
-        record["recover"] = "none"
         record |= prepared(original)
         if context.data is not None:
             samples = context.data.samples
@@ -155,16 +155,24 @@ class Pipeline:
         for number, step in enumerate(self.passes, 1):
             start = time.perf_counter()
             outcome = step(current, context)
+            same = outcome.model is current.proto
             outcome = replace(outcome, model=context.whole(outcome.model, current.folder))
             record |= joined(record, outcome.notes)
             record["passes"].append({**described(step), "seconds": time.perf_counter() - start, "said": outcome.said})
-            plan = outcome.plan or plan
+            record["passes"][-1] |= {"changed": not same, "proved": outcome.proof is not None}
+            repaired = "recover" in outcome.notes
             if outcome.plan or outcome.touched:
+                plan = outcome.plan if current is original and outcome.replays else None
                 context = replace(context, before=current, plan=outcome.plan, touched=outcome.touched)
+                if not repaired:
+                    record.pop("recovery", None)  # it was of an earlier cut
+                    record["recover"] = "none"
+            if repaired:
+                context = replace(context, before=None)
             last = number == len(self.passes)
             if outcome.proof is not None:
                 proofs.append(outcome.proof if last else replace(outcome.proof, cut=outcome.proof.cut or outcome.model))
-            current = current if last else graphs.load(outcome.model, context.shapes)
+            current = current if last or same else graphs.load(outcome.model, context.shapes, original.name)
         external = graphs.is_external(original)
         with writing.draft(outcome.model, out, external) if out is not None else nullcontext() as path:
             record |= sizes(original, outcome.model, path)
@@ -187,174 +195,15 @@ class Pipeline:
         return (Path(out) if isinstance(outcome.model, Path) and out is not None else outcome.model), plan
 
 
-def prune(
-    model: Model,
-    target: str = "macs=0.5",
-    criterion: str = "auto",
-    data: Any = None,
-    validate: bool = True,
-    *,
-    out: str | os.PathLike[str] | None = None,
-    scope: str = "auto",
-    align: str | int = "auto",
-    keep: str | Sequence[str] = (),
-    ratios: Sequence[tuple[str, float]] = (),
-    combine: str = "mean",
-    normalise: str = "mean",
-    seed: int = 0,
-    allow_inexact: bool = False,
-    head_dims: bool = False,
-    recover: str = "auto",
-    distance: str = "auto",
-    provider: str = "cpu",
-    threads: int | None = None,
-    shapes: Mapping[str, tuple[int, ...]] | None = None,
-    checks: Checks | None = None,
-    metric: Callable[..., Any] | str | None = None,
-    on_stage: Callable[[str], None] = lambda name: None,
-    memo: dict[Hashable, Any] | None = None,
-) -> Result:
-    """Prune a model: the whole main job in one call.
-
-    Args:
-        model: path or `ModelProto`; never changed.
-        target: `channels=X`, `params=X`, `macs=X` or `latency=X` (X: the share that may remain), `latency=5ms`, or
-            `lossless`.
-        criterion: how units are scored; "auto" looks at the data, if there are any.
-        data: unlabelled inputs: widths are chosen and weights are repaired with them; without them the checks use
-            random ones.
-        validate: prove the result with ONNX Runtime.
-        out: where to write the result.
-        scope, align, keep, ratios, combine, normalise, seed, allow_inexact, head_dims, distance: see `PruneChannels`.
-        recover: the repair of the remaining weights: none, bias, channel, full, or auto: full where there are data,
-            else expected values in biases (bias).
-        provider, threads, shapes, checks, metric, on_stage, memo: see `Pipeline.run`.
-
-    Raises:
-        OnnxPruneError: one line that says what is wrong; nothing is written.
-    """
-    from onnxprune.passes import get
-
-    step = get("prune_channels")(
-        target=target,
-        criterion=criterion,
-        scope=scope,
-        align=align,
-        keep=keep,
-        ratios=tuple(ratios),
-        combine=combine,
-        normalise=normalise,
-        seed=seed,
-        allow_inexact=allow_inexact,
-        head_dims=head_dims,
-        recover=recover,
-        distance=distance,
-    )
-    return Pipeline([step, *_repair("none" if target == "lossless" else recover, data, seed, distance)]).run(
-        model,
-        out=out,
-        data=data,
-        provider=provider,
-        threads=threads,
-        shapes=shapes,
-        checks=(checks or Checks()) if validate else None,
-        metric=metric,
-        on_stage=on_stage,
-        memo=memo,
-    )
-
-
 def described(step: Pass) -> Record:
     """The name and the options of a pass, for the record."""
     from onnxprune.passes import name_of
 
-    names = () if isinstance(step, Replay) else getattr(step, "__dataclass_fields__", ())
+    names = () if isinstance(step, Replay | Found) else getattr(step, "__dataclass_fields__", ())
     return {"name": name_of(type(step)), "options": {name: getattr(step, name) for name in names}}
 
 
-def _repair(recover: str, data: Any, seed: int = 0, distance: str = "auto") -> list[Pass]:
-    """The pass that repairs what was cut, where it is wanted.
-
-    Raises:
-        OptionError: what is wanted needs data, and there are none.
-    """
-    from onnxprune.passes import get
-
-    wanted = resolve_method(recover, data is not None) != "none"
-    return [get("reconstruct")(method=recover, seed=seed, distance=distance)] if wanted else []
-
-
-def apply(
-    model: Model,
-    plan: Plan | str | os.PathLike[str],
-    validate: bool = True,
-    *,
-    out: str | os.PathLike[str] | None = None,
-    recover: str = "none",
-    distance: str = "auto",
-    **options: Any,
-) -> Result:
-    """Replay a plan on its model or on a re-export of it.
-
-    Args:
-        model: path or `ModelProto`; never changed.
-        plan: a plan or its file.
-        validate: prove the result with ONNX Runtime.
-        out: where to write the result.
-        recover: as for `prune`; with "none" the plan alone says what the result is.
-        distance: how answers are compared when repairs are chosen, as for `prune`.
-        options: data, provider, threads, shapes, checks, metric, on_stage as in `Pipeline.run`.
-
-    Raises:
-        PlanError: the plan does not fit the model.
-        OnnxPruneError: anything else, in one line; nothing is written.
-    """
-    made = plan if isinstance(plan, Plan) else read_plan(Path(plan))
-    same = made.model_sha256 == digest(graphs.load(model))
-    # Folds hold for the weights that they were made of.
-    given = options.pop("checks", None)
-    checks = (given or Checks()) if validate else None
-    step = Replay(made, same or not made.folds)
-    passes = [step, *_repair(recover, options.get("data"), distance=distance)]
-    result = Pipeline(passes).run(model, out=out, checks=checks, **options)
-    if not same:
-        note = "the plan was made for another file: its cut is replayed, whatever these weights would have asked for"
-        result.record["warnings"] = [*result.record.get("warnings", ()), note]
-    return result
-
-
-def inspect(
-    model: Model,
-    shapes: Mapping[str, tuple[int, ...]] | None = None,
-    align: int = 1,
-    *,
-    allow_inexact: bool = False,
-    head_dims: bool = False,
-    explain: str | None = None,
-) -> Record:
-    """What can be cut of a model, and what is locked and why.
-
-    Args:
-        model: path or `ModelProto`.
-        shapes: input or inner value -> shape, where the model leaves it open.
-        align: widths that will be kept to; decides only between ways to cut a grouped operator.
-        allow_inexact, head_dims: as for `prune`.
-        explain: a tensor or a node; the record then tells, for each of its axes, the group or the way to what locks it.
-
-    Raises:
-        ModelError, ShapeError: as `load`.
-        OptionError: nothing has the name that is to be explained.
-    """
-    original = graphs.load(model, shapes)
-    options = Options(align=align, inexact=allow_inexact, head_dims=head_dims)
-    record: Record = {"version": 1, "model": original.name}
-    record |= prepared(original)
-    if explain is not None:
-        return record | {"explain": inspection.explanation(original, options, explain)}
-    return record | inspection.survey(original, options)
-
-
-def _feeds(data: Any, original: Graph, context: Context) -> Feeds:
+def feeds_of(data: Any, original: Graph, context: Context) -> Feeds:
     """The user's inputs as feeds; those that are generated, in the range that the model wants."""
     feeds = data if isinstance(data, Feeds) else read(data, original.proto)
     return matched(original, feeds, Engine(context.provider, context.threads)) if feeds.kind == SYNTHETIC else feeds

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune.blocks import Block, blocks
+from onnxprune.bypass import Bypass
 from onnxprune.errors import PlanError
 from onnxprune.folds import readers
 from onnxprune.graph import Graph
@@ -32,6 +34,7 @@ class Plan:
         splits: copy -> the shared constant that it is a copy of.
         options: those of the analysis: a replay decides between alternatives as the plan's maker did.
         folds: what a lossless plan does to the weights that stay before it cuts (see `lossless`).
+        bypasses: blocks that are left out besides, with shifts for all channels that the model has.
         graph: the model that the plan was made for.
     """
 
@@ -41,6 +44,7 @@ class Plan:
     folds: Mapping[str, Any] = field(default_factory=dict)
     graph: Graph | None = None
     given_sha256: str | None = None
+    bypasses: Sequence[Bypass] = ()
 
     @cached_property
     def model_sha256(self) -> str:
@@ -56,6 +60,7 @@ class Plan:
             "kept": {n: {str(a): i.tolist() for a, i in axes.items()} for n, axes in self.kept.items()},
             "splits": dict(self.splits),
             **({"folds": self.folds} if self.folds else {}),
+            **({"bypasses": [_told(bypass) for bypass in self.bypasses]} if self.bypasses else {}),
         }
 
 
@@ -83,7 +88,9 @@ def read_plan(path: str | Path) -> Plan:
         }
         splits = {str(k): str(v) for k, v in data.get("splits", {}).items()}
         options = _options(**data.get("options", {}))
-        return Plan(kept, splits, options, _folds(**data.get("folds", {})), None, str(data["model_sha256"]))
+        bypasses = [_bypass(**each) for each in data.get("bypasses", [])]
+        sha256 = str(data["model_sha256"])
+        return Plan(kept, splits, options, _folds(**data.get("folds", {})), None, sha256, bypasses)
     except OSError as error:
         raise PlanError(f"{path}: cannot be read ({error.strerror}); check the path") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -106,6 +113,18 @@ def _folds(**entries: list[Any]) -> dict[str, list[Any]]:
     if not set(entries) <= {"add", "bias"} or not all(isinstance(each, list) for each in entries.values()):
         raise ValueError("no folds")
     return entries
+
+
+def _told(bypass: Bypass) -> dict[str, Any]:
+    block = bypass.block
+    return {"entry": block.entry, "exit": block.exit, "axis": block.axis, "shift": bypass.shift.tolist()}
+
+
+def _bypass(entry: str, exit: str, axis: int, shift: list[float]) -> Bypass:
+    mean = np.array(shift, dtype=np.float64)
+    if not isinstance(entry, str) or not isinstance(exit, str) or type(axis) is not int or mean.ndim != 1:
+        raise ValueError("no block")
+    return Bypass(Block(entry, exit, axis, frozenset(), frozenset()), mean)
 
 
 def _indices(path: str | Path, name: str, index: Any) -> Index:
@@ -147,6 +166,26 @@ def make_plan(coupling: Coupling, removed: NDArray[np.bool_], folds: Mapping[str
             if cut:
                 kept[named[key]] = cut
     return Plan(kept, splits, coupling.options, folds or {}, graph)
+
+
+def bypasses_of(coupling: Coupling, plan: Plan) -> list[Bypass]:
+    """The blocks of a model that a plan leaves out.
+
+    Raises:
+        PlanError: the model has no such block.
+    """
+    there = {(block.entry, block.exit, block.axis): block for block in blocks(coupling)} if plan.bypasses else {}
+    found = []
+    for bypass in plan.bypasses:
+        given = bypass.block
+        block = there.get((given.entry, given.exit, given.axis))
+        if block is None or (coupling.graph.shapes[block.exit] or ())[block.axis] != bypass.shift.size:
+            raise PlanError(
+                f"{coupling.graph.name}: the plan leaves out what lies between {given.entry!r} and {given.exit!r}, "
+                "which is no block of it; use its own model"
+            )
+        found.append(Bypass(block, bypass.shift))
+    return found
 
 
 def variant_of(coupling: Coupling, plan: Plan, use: str, removed: NDArray[np.bool_]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import gcd
@@ -14,8 +13,10 @@ from numpy.typing import NDArray
 from onnxprune import uses
 from onnxprune.budget import LEAST, Groups, spend
 from onnxprune.cost import Cost, Counts
-from onnxprune.errors import OptionError
+from onnxprune.errors import OptionError, expressions
 from onnxprune.groups import Coupling
+
+ONE = "group:"  # in front of a name: that group, and no other that shares a tensor with it
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class Limits:
         align: widths stay multiples of this where they were, rounded up.
         keep: regular expression or several; groups with a matching tensor or node stay whole.
         ratios: (regular expression, share): matching groups keep that share, whatever the target says.
+
+    Instead of a regular expression `group:NAME` is one group alone, by the name that `analyze` and records call it by.
     """
 
     align: int = 1
@@ -105,11 +108,20 @@ def room_of(problem: Problem, least: float = LEAST) -> Groups:
 
 
 def spent(
-    problem: Problem, curves: Sequence[NDArray[np.float64]], cost: Cost, bound: float, start: Counts | None = None
+    problem: Problem,
+    curves: Sequence[NDArray[np.float64]],
+    cost: Cost,
+    bound: float,
+    start: Counts | None = None,
+    more: Groups | None = None,
 ) -> Counts | None:
-    """`budget.spend`, where no group is nearly emptied unless the bound asks for it."""
-    tried = (spend(curves, room_of(problem, least), cost, bound, start) for least in (LEAST, 0.0))
-    return next((found for found in tried if found is not None), None)
+    """`budget.spend`, where no group is nearly emptied unless the bound asks for it; `more` go beside the groups."""
+    for least in (LEAST, 0.0):
+        room = room_of(problem, least)
+        found = spend(curves, room if more is None else room.beside(more), cost, bound, start)
+        if found is not None:
+            return found
+    return None
 
 
 def _steps(coupling: Coupling, align: int) -> Counts:
@@ -145,13 +157,13 @@ def kept_whole(coupling: Coupling, patterns: str | Sequence[str]) -> NDArray[np.
 
 
 def _matching(coupling: Coupling, pattern: str, option: str) -> NDArray[np.bool_]:
-    try:
-        expression = re.compile(pattern)
-    except re.error as error:
-        raise OptionError(f"{option} {pattern!r}: not a regular expression ({error})") from error
-    hit = np.array(
-        [any(expression.search(label) for label in labels(coupling, g)) for g in range(len(coupling.groups))]
-    )
+    if pattern.startswith(ONE):
+        hit = np.array([group.name == pattern.removeprefix(ONE) for group in coupling.groups])
+    else:
+        (expression,) = expressions(option, pattern)
+        hit = np.array(
+            [any(expression.search(label) for label in labels(coupling, g)) for g in range(len(coupling.groups))]
+        )
     if not hit.any():
         raise OptionError(f"{option} {pattern!r} matches no tensor or node that can be cut; see `onnxprune inspect`")
     return hit

@@ -15,16 +15,17 @@ tensors, which have no weights, are repaired through layers before them (see `sc
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune.blocks import alive
 from onnxprune.branches import Branch, branch_of, corrected
 from onnxprune.consumers import Consumer, consumers
 from onnxprune.coupling import couple
-from onnxprune.errors import OptionError
+from onnxprune.errors import OptionError, one_of
 from onnxprune.feeds import Feed, rows
 from onnxprune.graph import Graph
 from onnxprune.groups import Coupling
@@ -51,8 +52,7 @@ def resolve_method(method: str, data: bool = True) -> str:
     Raises:
         OptionError: there is no such method, or it needs data.
     """
-    if method not in (*METHODS, AUTO):
-        raise OptionError(f"--recover {method}: choose one of {', '.join(METHODS)} or auto")
+    one_of("--recover", method, (*METHODS, AUTO))
     if not data and method not in ("none", "bias", AUTO):
         raise OptionError(
             f"--recover {method} fits weights to inputs: give --data (or --data synthetic), or take --recover bias"
@@ -69,12 +69,14 @@ class Pair:
         removed: [units], those that the cut took.
         cut: the cut model.
         touched: first outputs of contractions that lost no channels, but whose weights are to be fitted anew, too.
+        around: exit -> entry of the blocks that the cut model lacks.
     """
 
     original: Coupling
     removed: NDArray[np.bool_]
     cut: Graph
     touched: frozenset[str] = frozenset()
+    around: Mapping[str, str] = field(default_factory=dict)
 
     def kept(self, dim: Dim) -> Index | slice:
         """The indices of an axis of the original that the cut model has."""
@@ -231,6 +233,14 @@ def _kept(pair: Pair, reader: Consumer) -> NDArray[np.bool_]:
     kept = np.ones(units.size, dtype=bool)
     kept[units >= 0] = ~pair.removed[units[units >= 0]]
     return kept
+
+
+def unmatched(pair: Pair) -> list[str]:
+    """The layers that lost channels, and that are not in the cut model by the name of their result."""
+    there = {name for node in pair.cut.nodes for name in node.outputs}
+    meant = alive(pair.original.graph, pair.around)
+    lost = (c for c in consumers(pair.original) if c.node.outputs[0] not in there and _lost(pair, c))
+    return [c.node.label for c in lost if c.node.index in meant and c.node.outputs[0] not in pair.around]
 
 
 def _lost(pair: Pair, reader: Consumer) -> bool:

@@ -102,7 +102,7 @@ class Moments:
         n = max(self.count, 1)
         gram, _, _ = self.centred(True)
         made = np.einsum("gof,gof->go", w @ gram, w)
-        wanted = self.yy / n - np.square(self.y / n)
+        wanted = np.maximum(self.yy / n - np.square(self.y / n), 0.0)
         ratio = np.divide(wanted, made, out=np.ones_like(made), where=made > wanted / GROWTH**2)
         return np.asarray(np.sqrt(np.maximum(ratio, 1.0)))
 

@@ -70,6 +70,8 @@ def table(record: Record) -> list[RenderableType]:
         ("measured", _lines(*words.conditions(record["latency_ms"])) if "latency_ms" in record else None),
         ("predicted", _lines(*clocked.predicted(record))),
         ("recovery", _lines(words.recovery(record))),
+        *((name, Text(said)) for name, said in words.passes(record)),
+        ("search", _lines(*words.searched(record))),
         ("cut", _lines(words.cut(record))),
     ]
     parts.append(_facts(facts))
@@ -152,12 +154,8 @@ def _title(record: Record) -> Text:
     title = Text().append(record["model"], "bold")
     if record.get("out"):
         title.append(" -> ", "dim").append(record["out"], "bold")
-    options: Mapping[str, Any] = record.get("options", {})
-    chosen = ("target",) if options.get("target") == "lossless" else ("target", "criterion")
-    said = [str(options[key]) for key in chosen if key in options]
-    said += [f"{options['scope']} scope"] if "scope" in options and len(chosen) > 1 else []
-    said += [f"multiples of {record['align']}"] if record.get("align", 1) > 1 else []
-    return title.append("\n" + ", ".join(said), "dim") if said else title
+    said = words.chosen(record)
+    return title.append("\n" + said, "dim") if said else title
 
 
 def _comparison(record: Record) -> Table:

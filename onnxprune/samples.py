@@ -158,13 +158,13 @@ def check(feeds: Sequence[Feed], seen: int, name: str) -> None:
     if seen < FEWEST:
         raise DataError(
             f"{name}: {seen} {'sample' if seen == 1 else 'samples'} in --data, which is too few to calibrate with; "
-            "give 16 or more, or do without: --recover none, and for `prune` --criterion l2"
+            "give 16 or more, or leave --data out where it is not needed"
         )
     if len(feeds) < FEWEST_FEEDS:
         each = rows(feeds[0])
         raise DataError(
             f"{name}: takes {each} samples at a time, and --data have {seen}: give {FEWEST_FEEDS * each} or more, or "
-            "do without: --recover none, and for `prune` --criterion l2"
+            "leave --data out where it is not needed"
         )
     first = {n: value[:1] for n, value in feeds[0].items()}
     if all(np.array_equal(value, np.broadcast_to(first[n], value.shape)) for f in feeds for n, value in f.items()):

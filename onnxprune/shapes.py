@@ -85,9 +85,10 @@ def without_weights(proto: ModelProto) -> ModelProto:
     graph.input.extend(source.input)
     graph.output.extend(source.output)
     graph.value_info.extend(source.value_info)
-    graph.sparse_initializer.extend(source.sparse_initializer)
     for tensor in source.initializer:
         graph.initializer.append(_light(tensor))
+    for sparse in source.sparse_initializer:  # of which inference would take the values for the tensor
+        graph.initializer.add(name=sparse.values.name, data_type=sparse.values.data_type, dims=sparse.dims)
     for node in source.node:
         if node.op_type == "Constant" and len(node.attribute) == 1 and node.attribute[0].name == "value":
             light = graph.node.add(op_type="Constant", domain=node.domain, output=node.output)

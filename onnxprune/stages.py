@@ -8,38 +8,27 @@ before: widths that looked good by the luck of a few samples do not go on to do 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune import graph as graphs
 from onnxprune.budget import Groups
-from onnxprune.calibrate import Statistics
-from onnxprune.consumers import Consumer
+from onnxprune.bypass import Bypass
 from onnxprune.cost import Cost, Counts
-from onnxprune.coupling import couple
-from onnxprune.criteria.base import score, sight_of
-from onnxprune.curves import Curve, curves, ranked
-from onnxprune.damage import Gauge
-from onnxprune.divergence import Distance, distance_of
+from onnxprune.divergence import Distance
 from onnxprune.errors import TargetError
-from onnxprune.feeds import Feed
 from onnxprune.groups import Coupling
-from onnxprune.instrument import Want
+from onnxprune.iterate import bounds, narrowed
 from onnxprune.latency.meet import Clock
-from onnxprune.observe import observe
-from onnxprune.parts import Engine, Walk
-from onnxprune.patch import NOTHING, patched
-from onnxprune.plan import make_plan
+from onnxprune.look import Look, look
+from onnxprune.parts import Engine
 from onnxprune.problem import Problem, room_of, spent
-from onnxprune.recovery import Pair, recover
-from onnxprune.rules.base import Dim
-from onnxprune.samples import Samples, Turn
-from onnxprune.surgery import cut
+from onnxprune.samples import Samples
+from onnxprune.shallow import Depth
 from onnxprune.survey import Survey, first_widths, traced
 
 Floats = NDArray[np.float64]
@@ -56,25 +45,6 @@ class Stage:
     cost: float
     distance: float
     damage: float
-
-
-@dataclass(frozen=True, eq=False)
-class Look:
-    """A model on the inputs of a turn.
-
-    Attributes:
-        gauge: measures damage to it.
-        curves: for each of its groups, the order in which units go, and the local error.
-        batches: the inputs on which is measured.
-        off: the distance of its answers from the original's.
-        known: (group, units gone) -> damage, as far as it was measured.
-    """
-
-    gauge: Gauge
-    curves: list[Curve]
-    batches: tuple[Feed, ...]
-    off: float
-    known: dict[tuple[int, int], float] = field(default_factory=dict)
 
 
 @dataclass(eq=False)
@@ -94,6 +64,8 @@ class Staged:
         clock: measures what a choice costs, where that is more than the cost can tell.
         memo: what other searches found out about the original with the same data and options, and where
             this one adds to it; None: there are no others.
+        least: stages, however near the bound is.
+        depth: the blocks that may go, too; None: none.
     """
 
     coupling: Coupling
@@ -107,47 +79,58 @@ class Staged:
     tell: Callable[[str], None] = lambda text: None
     clock: Clock | None = None
     memo: dict[Hashable, Any] | None = None
+    least: int = 1
+    depth: Depth | None = None
+    bypasses: Sequence[Bypass] = ()
 
     def run(self, measure: Cost, bound: float) -> tuple[NDArray[np.bool_], list[Stage]]:
-        """The units that go, so that the cost is at most `bound`.
+        """The units that go, so that the cost is at most `bound`; `bypasses` then has the blocks that go, too.
+
+        Args:
+            measure: the cost; that of `depth`, where there is one.
+            bound: what may remain of it.
 
         Raises:
             TargetError: the limits do not allow it.
         """
-        problem, groups = self.problem, room_of(self.problem)
-        gone = np.zeros(len(problem.count), dtype=np.intp)
+        groups, more = room_of(self.problem), self.depth.groups if self.depth else None
+        gone = np.zeros(len(groups.count) + (len(more.count) if more else 0), dtype=np.intp)
+        units = slice(len(groups.count))
         removed = np.zeros(self.coupling.units, dtype=bool)
         now, stages = self.coupling, list[Stage]()
         count = max(1, math.ceil(math.log(bound / measure.before) / math.log(STAGE) - 1e-6)) if bound else 1
-        bounds = [measure.before * (bound / measure.before) ** ((n + 1) / count) for n in range(count)]
+        count = max(count, self.least)
         bias = 1.0  # measured over predicted cost
-        for number, limit in enumerate(bounds):
+        for number, limit in enumerate(bounds(measure.before, bound, count)):
             limit /= bias
             self.tell(f"stage {number + 1}/{count}")
             survey, distance = self._survey(now, removed, number)
             wanted, found, damages = self._worth(gone, groups, measure, limit), gone, list[Floats]()
+            blocks = self._blocks(now, removed, gone, survey.gauge.distance, number)
             for _ in range(LOOKS):
                 survey.measure(wanted)
-                damages = survey.damages(gone)
-                split = spent(problem, damages, measure, limit, gone)
+                damages = [*survey.damages(gone[units]), *blocks]
+                split = spent(self.problem, damages, measure, limit, gone, more)
                 if split is None:
                     raise TargetError(
                         f"{self.coupling.graph.name}: the target leaves too little of the groups; see `inspect`"
                     )
                 found = split
-                wanted = survey.doubtful(found - gone)
+                wanted = survey.doubtful((found - gone)[units])
             choice = partial(self._choice, removed, survey.orders(), damages, measure, gone)
             if self.clock is not None and number + 1 == count:
                 removed = self.clock.met(choice, bound, limit)
                 found = np.bincount(self.coupling.group_of[removed], minlength=len(gone))
             else:
-                removed = _with(removed, survey.orders(), found - gone)
+                removed = _with(removed, survey.orders(), (found - gone)[units])
                 bias = 1.0 if self.clock is None else self.clock.bias(removed)
             predicted = sum(float(d[k]) for d, k in zip(damages, found, strict=True))
             stages.append(Stage(measure(gone) / measure.before, distance, predicted))
             gone = found
+            self.bypasses = self.depth.gone(gone) if self.depth else ()
             if number + 1 < count:
-                now = self._after(removed, self.samples.turn(number + 1), self.seed + number)
+                turn, options = self.samples.turn(number + 1), (self.method, self.engine, self.seed + number, self.tell)
+                now = narrowed(self.coupling, removed, turn, *options, self.bypasses)
         return removed, stages
 
     def _choice(
@@ -167,28 +150,34 @@ class Staged:
         """What measures the model as it is now, and how far its answers are off the original's."""
         key = ("look", now, number, self.engine, self.method, self.kind, self.criterion, self.seed)
         known = self.memo if now is self.coupling else None
-        look: Look = known[key] if known and key in known else self._look(now, self.samples.turn(number))
+        if known and key in known:
+            seen: Look = known[key]
+        else:
+            turn, options = self.samples.turn(number), (self.method, self.kind, self.criterion, self.seed)
+            seen = look(self.coupling.graph, now, turn, self.engine, *options, keep=now is self.coupling)
         if known is not None:
-            known[key] = look
+            known[key] = seen
         unit = traced(self.coupling, removed, now)
-        return Survey(self.coupling, unit, look.curves, look.gauge, look.batches, self.tell, look.known), look.off
+        return Survey(self.coupling, unit, seen.curves, seen.gauge, seen.batches, self.tell, seen.known), seen.off
 
-    def _look(self, now: Coupling, turn: Turn) -> Look:
-        """Run a model over the inputs of a turn."""
-        distance = distance_of(self.coupling.graph, turn.choose, self.engine, self.kind)
-        sight = sight_of(self.criterion or "obs") or Want.SUMS
-        want = sight if self.method == "none" else sight | Want.PAIRS
-        readers, moments = observe(now, turn.fit, self.engine, want, self.seed, keep=now is self.coupling)
-        walk = Walk(now.graph, turn.choose, self.engine)
-        answers = list(walk.rest(NOTHING, distance.values, self.engine))
-        # From the answers as they are by now: from the original's, an error that happens to undo another looks good.
-        here = Distance(distance.compared, answers)
-        gauge = Gauge(now, readers, moments, here, self.engine, self.method)
-        return Look(gauge, self._curves(now, readers, moments), turn.choose, distance(answers))
+    def _blocks(
+        self, now: Coupling, removed: NDArray[np.bool_], gone: Counts, distance: Distance, number: int
+    ) -> list[Floats]:
+        """For each block: no damage while it stays, and that without it; none any more for those that are gone."""
+        if self.depth is None:
+            return []
+        turn, options = self.samples.turn(number), (self.engine, self.method, self.seed, self.tell)
+        blocks = np.arange(len(gone) - len(self.depth.bypasses), len(gone))
+        trials = np.repeat(gone[None], len(blocks), axis=0)
+        trials[np.arange(len(blocks)), blocks] = 1
+        saved = self.depth.cost(gone) - self.depth.cost.each(trials)
+        found = self.depth.damages(now, removed, turn, distance, *options, saved)
+        return [np.array([0.0, 0.0 if out else off]) for off, out in zip(found, gone[blocks], strict=True)]
 
     def _worth(self, gone: Counts, groups: Groups, measure: Cost, limit: float) -> Counts:
         """The units to go at which groups are measured first; 0 for groups that would save next to nothing."""
-        found = first_widths(groups.count - gone, groups.step, groups.most - gone)
+        here = gone[: len(groups.count)]
+        found = first_widths(groups.count - here, groups.step, groups.most - here)
         saving = max(measure(gone) - limit, 1e-12)
         for g in np.flatnonzero(found):
             narrower = gone.copy()
@@ -196,22 +185,6 @@ class Staged:
             if measure(gone) - measure(narrower) < WORTH * saving:
                 found[g] = 0
         return found
-
-    def _curves(self, now: Coupling, readers: Sequence[Consumer], moments: Mapping[Dim, Statistics]) -> list[Curve]:
-        if self.criterion is None:
-            return curves(now, readers, moments, score(now, "l2"))
-        scores = score(now, self.criterion, seed=self.seed, readers=readers, moments=moments)
-        return [ranked(group.units, scores) for group in now.groups]
-
-    def _after(self, removed: NDArray[np.bool_], turn: Turn, seed: int) -> Coupling:
-        """The analysis of the model without these units, its weights fitted without what the next stage measures on."""
-        if not removed.any():
-            return self.coupling
-        made, patch = graphs.load(cut(self.coupling, make_plan(self.coupling, removed), removed)), NOTHING
-        if self.method != "none":
-            pair = Pair(self.coupling, removed, made)
-            patch, _ = recover(pair, *turn, self.method, self.engine, seed, tell=self.tell)
-        return couple(graphs.load(patched(made, patch)), self.coupling.options)
 
 
 def _with(removed: NDArray[np.bool_], orders: Sequence[NDArray[np.intp]], more: Counts) -> NDArray[np.bool_]:

@@ -159,11 +159,13 @@ class Proof:
         oracle: makes the one, a model or its path: what the pass was given, with what it takes away set to zero, say.
         cut: the other one; None: the model that the pass made.
         exact: whether a difference beyond rounding is an error.
+        what: the oracle in words.
     """
 
     oracle: Callable[[], ModelProto | Path]
     cut: ModelProto | Path | None = None
     exact: bool = True
+    what: str = "the masked original"
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,6 +176,7 @@ class Outcome:
         model: the new model or its file; the old one is untouched.
         notes: entries for the record.
         plan: the channels that were cut, if any were.
+        replays: the plan alone makes the model: no other weights changed.
         touched: where something else was cut: first outputs of the contractions that read what this changed, and whose
             weights `reconstruct` is to fit anew. Nodes that stay keep the names of their outputs.
         proof: that the function is the one that it should be; None: there is nothing to compare with.
@@ -183,6 +186,7 @@ class Outcome:
     model: ModelProto | Path
     notes: Mapping[str, Any] = field(default_factory=dict)
     plan: Plan | None = None
+    replays: bool = True
     touched: frozenset[str] = frozenset()
     proof: Proof | None = None
     said: str = ""

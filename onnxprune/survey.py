@@ -6,7 +6,7 @@ where an allocation then wants a width far from any measured one, that width is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -108,22 +108,28 @@ class Survey:
         found = [np.full(group.units.size + 1, np.inf) for group in self.original.groups]
         for values, count in zip(found, gone, strict=True):
             values[: count + 1] = 0.0
-        usual = self._usual()
+        usual = gain(self.curves, self._points)
         for number, (curve, points) in enumerate(zip(self.curves, self._points, strict=True)):
             group = self.group(number)
             if group >= 0 and points:
                 found[group][gone[group] :] = interpolated(curve, points, usual)
         return found
 
-    def _usual(self) -> float:
-        """Damage for a unit of local error, in the median over what was measured."""
-        gains = [
-            damage / curve.error[count]
-            for curve, points in zip(self.curves, self._points, strict=True)
-            for count, damage in points.items()
-            if curve.error[count] > 0 and np.isfinite(damage)
-        ]
-        return float(np.median(gains)) if gains else 0.0
+
+def gain(curves: Sequence[Curve], points: Sequence[Mapping[int, float]]) -> float:
+    """Damage for a unit of local error, in the median over what was measured.
+
+    Args:
+        curves: of groups, the local error.
+        points: for each, units gone -> damage.
+    """
+    gains = [
+        damage / curve.error[count]
+        for curve, known in zip(curves, points, strict=True)
+        for count, damage in known.items()
+        if curve.error[count] > 0 and np.isfinite(damage)
+    ]
+    return float(np.median(gains)) if gains else 0.0
 
 
 def first_widths(left: Counts, step: Counts, room: Counts) -> Counts:
@@ -139,7 +145,7 @@ def first_widths(left: Counts, step: Counts, room: Counts) -> Counts:
     return np.asarray(np.minimum(left - np.minimum(kept, narrower), room), dtype=np.intp)
 
 
-def interpolated(curve: Curve, points: dict[int, float], usual: float) -> Floats:
+def interpolated(curve: Curve, points: Mapping[int, float], usual: float) -> Floats:
     """Damage over units gone, from a few measured points: between them it follows the group's local error.
 
     Args:

@@ -17,10 +17,10 @@ from onnxprune import graph as graphs
 from onnxprune import writing
 from onnxprune.compare import curve_of, kept, latencies
 from onnxprune.data import read
-from onnxprune.errors import OptionError, OutputError
+from onnxprune.errors import OptionError, OutputError, one_of
 from onnxprune.pipeline import Model
 from onnxprune.shares import shares_of
-from onnxprune.target import parse_target
+from onnxprune.target import KINDS, parse_target
 from onnxprune.tasks import Executor, Task, Tell, here, sent
 from onnxprune.tradeoff import Curve
 
@@ -60,6 +60,7 @@ def sweep(
         options: of `prune`: criterion, data, scope, recover, provider, threads, metric and so on.
 
     Raises:
+        OptionError: there is no such cost.
         TargetError: the targets make no sense. One that a model cannot meet is a point with an `error` instead.
         ExecutorError: a worker died, or lacks a package.
         OnnxPruneError: one line that says what is wrong; nothing is written.
@@ -69,6 +70,7 @@ def sweep(
     shares = {f"{cost}={share:g}": share for share in shares_of(targets)}
     for target in shares:
         parse_target(target)
+    one_of("--cost", cost, KINDS)  # a threshold is a target, and no cost
     if not each:
         raise OptionError("a sweep needs a model; name at least one")
     if executor is not None and cost == "latency":

@@ -15,7 +15,8 @@ from onnxprune import words
 from onnxprune.data import SYNTHETIC, Data
 from onnxprune.errors import ExecutorError, OutputError, TargetError, one_line
 from onnxprune.metric import file_of
-from onnxprune.pipeline import Model, prune
+from onnxprune.pipeline import Model
+from onnxprune.pruning import prune
 from onnxprune.runtime import model_name
 from onnxprune.target import parse_target
 from onnxprune.validate import Checks

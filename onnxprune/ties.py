@@ -114,7 +114,7 @@ class Makers:
         self.members = tuple(m for m in group.members if m.role != "in" and m.constant not in graph.filled)
         self._places = {m: places(coupling, group, Dim(m.use, m.axis)) for m in self.members}
         plain = all(graph.constants[m.constant].data_type in FLOATS for m in group.members)
-        self.able = plain and all(at is not None for at in self._places.values())
+        self.able = bool(self.members) and plain and all(at is not None for at in self._places.values())
 
     def values(self, *roles: str) -> dict[Dim, Array]:
         """Axis of a parameter (with one of these roles, if some are given) -> [unit, numbers of a unit].

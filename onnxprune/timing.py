@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnxprune.batches import batch_shapes, of_batch
 from onnxprune.errors import DataError, ModelError, OptionError
-from onnxprune.feeds import Feed, InputSpec, Shapes, choose_shapes, input_specs, random_feeds
+from onnxprune.feeds import Feed, InputSpec, Shapes, choose_shapes, input_specs, random_feeds, suited
 from onnxprune.runtime import Model, model_name, needs_ort, plain, refused, run, session, to_ort
 
 if TYPE_CHECKING:
@@ -197,9 +197,10 @@ def bench(
         kept = random_feeds(specs, shapes=shapes) if feeds is None else list(islice(feeds, MAX_FEEDS))
     if not kept:
         raise DataError("bench needs at least one feed and got none; leave `feeds` out for a random one")
-    for s, feed in ((s, feed) for s in sessions for feed in kept):
+    fed = [(s, [suited(feed, input_specs(s)) for feed in kept]) for s in sessions]
+    for s, feed in ((s, feed) for s, own in fed for feed in own):
         run(s, feed)  # so that what does not run says so, by name
-    clock = _Clock([[_runner(s, feed, _DEVICES.get(provider)) for feed in kept] for s in sessions], warmup, max_seconds)
+    clock = _Clock([[_runner(s, feed, _DEVICES.get(provider)) for feed in own] for s, own in fed], warmup, max_seconds)
     started, before = time.perf_counter(), _others_cpu()
     times, converged = clock.measure(runs, min_seconds, max_seconds)
     seconds, after = time.perf_counter() - started, _others_cpu()

@@ -40,7 +40,8 @@ class Checks:
     Attributes:
         seconds: the most time for the latency comparison; 0: not measured.
         min_speedup: the least speed-up; the run fails below it.
-        max_drop: the largest loss of fidelity (share of top-1 answers that change, or 1 - cosine); fails above it.
+        max_drop: the largest fall of the user's metric where there is one, else the largest loss of fidelity (share of
+            top-1 answers that change, or 1 - cosine); fails above it.
         batch: samples in a run where latency is measured; None: as the data have them, else 1.
     """
 
@@ -51,11 +52,12 @@ class Checks:
 
 
 class Pair(NamedTuple):
-    """An oracle, what must compute its function, and whether a difference beyond rounding is an error."""
+    """An oracle, what must compute its function, whether a difference beyond rounding is an error, and what it is."""
 
     oracle: ModelProto | Path
     cut: ModelProto | Path
     exact: bool
+    what: str
 
 
 def opened(proofs: Sequence[Proof], pruned: ModelProto | Path) -> list[Pair]:
@@ -72,7 +74,7 @@ def opened(proofs: Sequence[Proof], pruned: ModelProto | Path) -> list[Pair]:
             path = pruned.with_name(f"oracle-{number}.onnx")
             write(oracle, path, external=True)
             oracle = path
-        pairs.append(Pair(oracle, proof.cut or pruned, proof.exact))
+        pairs.append(Pair(oracle, proof.cut or pruned, proof.exact, proof.what))
     return pairs
 
 
@@ -145,7 +147,7 @@ def _shown(
         ParityError: further than rounding explains.
     """
     compared = parity(pair.oracle, pair.cut, feeds, context.provider, context.threads)
-    found = compared.to_dict()
+    found = {"oracle": pair.what, **compared.to_dict()}
     if compared.vacuous:
         names = ", ".join(compared.vacuous)
         warnings.append(f"parity says nothing about {names}: zero or nearly so on these inputs; give --data")
@@ -154,7 +156,7 @@ def _shown(
             found["rounding"] = _rounding(pair.oracle, compared, feeds, context)
         if not found.get("rounding"):
             raise ParityError(
-                f"{graph.name}: the pruned model differs from the masked original by {compared.relative:.2g} of "
+                f"{graph.name}: the pruned model differs from {pair.what} by {compared.relative:.2g} of "
                 "the largest output; nothing was written; please report this model"
             )
     return found
@@ -185,25 +187,6 @@ class _Recorded:
         """The outputs for the next of the feeds."""
         outputs = pickle.loads(next(self._next).read_bytes())  # written above, in a folder of our own
         return [outputs[name] for name in names]
-
-
-def failed_gate(record: Mapping[str, Any], checks: Checks) -> str | None:
-    """What a measured record fails of the gates, in one line."""
-    if checks.max_drop is not None:
-        kept = record["fidelity"]
-        agreement = kept["top1_agreement"]
-        what = "1 - cosine" if agreement is None else "top-1 answers that change"
-        drop = 1 - ((kept["cosine"] or 0.0) if agreement is None else agreement)
-        if not drop <= checks.max_drop:
-            return f"{what} is {drop:.4f}, more than --max-drop {checks.max_drop:g}; nothing was written"
-    if checks.min_speedup is not None:
-        speedup = record["latency_ms"]["speedup"]
-        if speedup["low"] is None or speedup["low"] < checks.min_speedup:
-            return (
-                f"measured speed-up {speedup['value']:.2f}x (95% from {speedup['low'] or 0:.2f}x) on "
-                f"{record['provider']}, less than --min-speedup {checks.min_speedup:g}; nothing was written"
-            )
-    return None
 
 
 def _check_structure(graph: Graph, pruned: ModelProto | Path, warnings: list[str]) -> None:

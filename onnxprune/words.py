@@ -15,6 +15,9 @@ Record = Mapping[str, Any]
 ANONYMOUS = re.compile(r"(onnx::|const_fold_opt|val_\d)|\d+($|#)")
 
 
+SESSIONS = 0.015  # by which two sessions of one model may differ, relative: no interval within a session shows it
+
+
 class Verdict(NamedTuple):
     """A sentence, and whether it is good news (True), bad (False) or neither."""
 
@@ -135,10 +138,12 @@ def speed(speedup: Mapping[str, float | None]) -> Verdict:
     if value is None or low is None or high is None:
         return Verdict("too few runs to compare: measure for longer")
     interval = f"95 %: {low:.2f} to {high:.2f}"
+    if max(abs(value - 1), abs(1 / value - 1)) < SESSIONS:
+        return Verdict(f"no faster: {value:.2f}x (within what sessions vary)", False)
     if low > 1:
         return Verdict(f"{value:.2f}x faster ({interval})", True)
     if high < 1:
-        return Verdict(f"no faster: {1 / value:.2f}x slower (speed-up {interval})", False)
+        return Verdict(f"no faster: {1 / value:.2f}x slower (95 %: {1 / high:.2f} to {1 / low:.2f})", False)
     return Verdict(f"no faster: {value:.2f}x ({interval})", False)
 
 
@@ -166,8 +171,8 @@ def proof(record: Record) -> Verdict:
     if parity is None:
         return Verdict("none but fidelity" if "fidelity" in record else "none: the models were not run", False)
     apart = "beyond measure" if parity["relative"] is None else f"{parity['relative']:.1e}"
-    where = f"of the largest output, on {plural(parity['feeds'], 'input')}"
-    oracle = "the original" if _lossless(record) else "the masked original"
+    where = f"of the largest output, on {plural(parity['feeds'], 'input')}{_of_passes(record)}"
+    oracle = parity["oracle"]
     if parity.get("vacuous"):
         return Verdict(f"none for {', '.join(parity['vacuous'])}: nearly zero on these inputs; give --data", False)
     if parity["exact"]:
@@ -176,6 +181,16 @@ def proof(record: Record) -> Verdict:
         itself = f"{oracle} is {parity['rounding']:.1e} from itself, summed in another order"
         return Verdict(f"exact up to rounding: {apart} {where}; {itself}", True)
     return Verdict(f"inexact, as allowed: {apart} {where} from {oracle}", False)
+
+
+def _of_passes(record: Record) -> str:
+    """In a recipe, the passes that are proved, and those that change the function."""
+    if "recipe" not in record.get("options", {}):
+        return ""
+    proved = [each["name"] for each in record["passes"] if each["proved"]]
+    others = [each["name"] for each in record["passes"] if each["changed"] and not each["proved"]]
+    change = f"; {' and '.join(others)} change{'s' if len(others) == 1 else ''} the function" if others else ""
+    return f", for {' and '.join(proved)}{change}"
 
 
 def _lossless(record: Record) -> bool:
@@ -264,13 +279,44 @@ def warnings(record: Record) -> list[str]:
     ]
 
 
+def passes(record: Record) -> list[tuple[str, str]]:
+    """Of every pass that says something of itself, its name and that."""
+    return [(each["name"], each["said"]) for each in record.get("passes", ()) if each["said"]]
+
+
+def chosen(record: Record) -> str:
+    """The options that say most, in a line."""
+    options: Mapping[str, Any] = record.get("options", {})
+    if "recipe" in options:
+        return f"{options['recipe']}: {', '.join(each['name'] for each in record.get('passes', ()))}"
+    said = [str(options[key]) for key in ("target", "criterion")[: 1 if _lossless(record) else 2] if key in options]
+    said += [f"{options['scope']} scope"] if "scope" in options and not _lossless(record) else []
+    said += [f"multiples of {record['align']}"] if record.get("align", 1) > 1 else []
+    return ", ".join(said)
+
+
+def searched(record: Record) -> list[str]:
+    """How the smallest model was found: the trials, the largest share first."""
+    found = record.get("search")
+    if found is None:
+        return []
+    lines = [f"{found['what']}, at most {found['max_drop']:g}:"]
+    for trial in sorted(found["trials"], key=lambda t: -t["share"]):
+        drop = "no such model" if trial["drop"] is None else f"{trial['drop']:.4f}"
+        mark = "taken" if trial["share"] == found.get("share") else "passed" if trial["passed"] else "failed"
+        lines.append(f"{found['of']}={trial['share']:<9.6g} {drop:>9}  {mark}")
+    if not found["monotone"]:
+        lines.append("less did not always lose more: a smaller model than this one may pass, too")
+    return lines
+
+
 def cut(record: Record) -> str:
     """How much was cut; nothing where no pass cuts."""
     groups = record.get("groups", ())
-    if "groups" in record and _lossless(record) and not most_cut(record):
-        return "nothing to remove"
+    if "groups" in record and not most_cut(record):
+        return "nothing to remove" if _lossless(record) else "nothing"
     if not groups:
-        return "nothing" if "groups" in record else ""
+        return ""
     units = sum(g["units"]["before"] for g in groups)
     gone = units - sum(g["units"]["after"] for g in groups)
     hit = sum(g["units"]["after"] < g["units"]["before"] for g in groups)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.allocation import bound_of, choose, measure_of
 from onnxprune.clusters import Clusters, Tree, kmeans, ward
-from onnxprune.errors import ModelError, OptionError, TargetError
+from onnxprune.errors import ModelError, OptionError, TargetError, at_least, expressions, one_of
 from onnxprune.formats import is_half
 from onnxprune.graph import Graph
 from onnxprune.groups import Coupling
@@ -47,6 +48,8 @@ class Merge:
         variance: filters that were averaged grow until their mean square is that of the originals.
     """
 
+    alters: ClassVar[bool] = True
+
     target: str = "macs=0.9"
     method: str = "agglomerative"
     scope: str = "global"
@@ -57,11 +60,12 @@ class Merge:
 
     def __post_init__(self) -> None:
         """Check the options that can be checked without a model."""
-        for name, words in (("method", METHODS), ("scope", SCOPES)):
-            if (given := getattr(self, name)) not in words:
-                raise OptionError(f"merge: {name} = {given!r}: choose one of {', '.join(words)}")
-        if self.seed < 0:
-            raise OptionError(f"merge: seed = {self.seed}: write a whole number from 0")
+        one_of("merge: method =", self.method, METHODS)
+        one_of("merge: scope =", self.scope, SCOPES)
+        expressions("merge: keep =", self.keep)
+        at_least("merge: seed =", self.seed, 0)
+        if self.align != "auto":
+            resolve_align(self.align, "cpu")
         self._target()
 
     def _target(self) -> Target:
@@ -101,10 +105,11 @@ class Merge:
             outcome, merged = merging.carried_out(label, clusters, self.variance)
         short = int(count.sum()) - merged
         found = {"merged": merged, "error": error, "left": left, "short": short, "data": context.data is not None}
+        missed = f"; {short} that were to go could not: the target is missed" if short else ""
         said = f"{merged} channels merged into others in {len(clusters)} groups; " + (
             f"{len(left)} groups cannot be merged" if left else "all groups can be merged"
         )
-        return replace(outcome, notes={**outcome.notes, "merge": found}, said=said)
+        return replace(outcome, notes={**outcome.notes, "merge": found}, said=said + missed)
 
     def _kinship(self, merging: Merging, context: Context) -> Kinship:
         coupling = merging.coupling

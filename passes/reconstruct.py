@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from onnx import ModelProto
 
-from onnxprune.divergence import distance_of, off
-from onnxprune.errors import OptionError
+from onnxprune.blocks import around
+from onnxprune.divergence import KINDS, distance_of, off
+from onnxprune.errors import OptionError, at_least, one_of
 from onnxprune.expected import fold_expected
 from onnxprune.graph import Graph
 from onnxprune.parts import Engine
 from onnxprune.passes import register
 from onnxprune.patch import NOTHING, patched
 from onnxprune.plan import removed_units
-from onnxprune.recovery import AUTO, Pair, recover, resolve_method
+from onnxprune.recovery import AUTO, Pair, recover, resolve_method, unmatched
 from onnxprune.rules.base import Options
 from onnxprune.samples import Turn
 from onnxprune.steps import Context, Outcome
@@ -36,9 +38,21 @@ class Reconstruct:
         distance: how answers are compared: auto, logits, vectors, boxes or values.
     """
 
+    alters: ClassVar[bool] = True
+
     method: str = AUTO
     seed: int = 0
     distance: str = "auto"
+
+    def __post_init__(self) -> None:
+        """Refuse what is wrong whatever the model is.
+
+        Raises:
+            OptionError: an option that there is not.
+        """
+        one_of("--distance", self.distance, KINDS)
+        resolve_method(self.method)
+        at_least("--seed", self.seed, 0)
 
     def __call__(self, graph: Graph, context: Context) -> Outcome:
         """Fit, layer after layer; the result stays if it is nearer to the original on inputs that were put aside."""
@@ -101,8 +115,19 @@ class Reconstruct:
 
 
 def _pair(graph: Graph, before: Graph, context: Context) -> Pair:
-    """The model that the last cut was made of, and what it is now."""
+    """The model that the last cut was made of, and what it is now.
+
+    Raises:
+        OptionError: layers that lost channels are not found again.
+    """
     plan = context.plan
     original = context.couple(before, Options() if plan is None else plan.options)
     removed = np.zeros(original.units, dtype=bool) if plan is None else removed_units(original, plan)
-    return Pair(original, removed, graph, context.touched)
+    left_out = around(b.block for b in plan.bypasses) if plan else {}
+    pair = Pair(original, removed, graph, context.touched, left_out)
+    if gone := unmatched(pair):
+        raise OptionError(
+            f"{graph.name}: reconstruct does not find {gone[0]!r}{f' and {len(gone) - 1} more' if gone[1:] else ''}, "
+            "which lost channels: a pass after the cut renamed its result; put clean-up passes before the cut, or last"
+        )
+    return pair

@@ -15,7 +15,7 @@ from onnxprune.errors import OptionError, PlanError, TargetError
 from onnxprune.graph import load
 from onnxprune.groups import Coupling
 from onnxprune.plan import make_plan
-from onnxprune.problem import Limits, labels
+from onnxprune.problem import Limits, labels, problem_of
 from onnxprune.surgery import cut
 from onnxprune.target import Target, parse_target
 from onnxprune.testing import Builder, close
@@ -359,3 +359,15 @@ def test_latencies(text: str, amount: float, absolute: bool) -> None:
 def test_a_ratio_holds_whatever_the_target_says(coupling: Coupling, scope: str, target: str) -> None:
     found = kept(coupling, choose(coupling, target, scope, ratios=[("^wide$", 0.25)]))
     assert found["wide"] == 8
+
+
+def test_a_group_alone_is_named() -> None:
+    b = Builder()
+    y = b.op("Relu", b.conv(b.input("x", 1, 3, 8, 8), 8, name="one"))
+    coupling = couple(load(b.model(b.conv(b.op("Relu", b.conv(y, 8, name="two")), 4, name="three"))))
+    scores = np.ones(coupling.units)
+    assert problem_of(coupling, scores, Limits(ratios=[("^two$", 0.5)])).fixed == {0: 4, 1: 4}  # it reads the one
+    assert problem_of(coupling, scores, Limits(ratios=[("group:two", 0.5)])).fixed == {1: 4}
+    assert problem_of(coupling, scores, Limits(keep="group:one")).frozen.tolist() == [True, False]
+    with pytest.raises(OptionError, match="--keep 'group:three' matches no tensor or node"):
+        problem_of(coupling, scores, Limits(keep="group:three"))

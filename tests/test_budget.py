@@ -110,3 +110,16 @@ def test_units_are_a_cost_too(coupling: Coupling) -> None:
     found = spend(linear(1.0, 2.0, 3.0), groups(), measure, 0.5 * measure.before)
     assert found is not None
     assert found.tolist() == [28, 20, 0]
+
+
+def test_what_went_inside_another_does_no_further_damage(macs: Cost) -> None:
+    """The third group goes with the second as a whole: what it lost already counts for that one's damage."""
+    curves = linear(100.0, 3.0, 1.0)
+    every = [[False] * 3, [False, False, True], [False] * 3]
+    room = groups(most=16)
+    held = Groups(room.count, room.step, room.most, room.gone, inside=np.array(every))
+    apart, within = (spend(curves, each, macs, 0.6 * macs.before) for each in (room, held))
+    assert apart is not None
+    assert within is not None
+    assert apart[2] > 0
+    assert within[1] > apart[1] and macs(within) <= 0.6 * macs.before

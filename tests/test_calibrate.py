@@ -42,9 +42,12 @@ def flat(feeds: list[dict[str, Array]]) -> Array:
 @pytest.mark.parametrize("opset", [11, 17])
 def test_moments_are_numpys(opset: int) -> None:
     feeds = batches(4, 4, 3)
-    found = calibrate(load(network(opset)), feeds, {X: Want.PAIRS}, ENGINE, samples=11)[X]
+    want = Want.PAIRS | Want.ABSOLUTE | Want.RANKS
+    found = calibrate(load(network(opset)), feeds, {X: want}, ENGINE, samples=11)[X]
     places = flat(feeds)
-    assert found.count == len(places)
+    assert found.count == len(places) and found.absolute is not None and found.ranks is not None
+    np.testing.assert_allclose(found.absolute, np.abs(places).sum(axis=0), rtol=1e-4)
+    np.testing.assert_array_equal(found.ranks, sum(np.linalg.matrix_rank(f["x"]).sum(axis=0) for f in feeds))
     np.testing.assert_allclose(found.mean, places.mean(axis=0), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(found.variance, places.var(axis=0), rtol=1e-4)
     assert found.rows == len(places)  # so few that all are taken, each once
@@ -112,7 +115,7 @@ def test_nothing_is_sampled_where_nothing_needs_it() -> None:
 
 def test_memory_does_not_grow_with_the_samples() -> None:
     """What is kept is as large after a batch as after many."""
-    want = Want.PAIRS | Want.ZEROS | Want.HISTOGRAM
+    want = Want.PAIRS | Want.ZEROS | Want.HISTOGRAM | Want.ABSOLUTE | Want.RANKS
 
     def held(*sizes: int) -> int:
         found = calibrate(load(network()), batches(*sizes), {X: want}, ENGINE)[X]

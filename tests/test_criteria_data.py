@@ -1,131 +1,26 @@
 """Criteria that see data: each against its formula, written out on what ONNX Runtime computes."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from onnx import ModelProto, helper, numpy_helper
+from onnx import numpy_helper
 
 import onnxprune
 from onnxprune import calibrate
 from onnxprune.coupling import couple
-from onnxprune.criteria.base import CRITERIA, Context, score, sight_of
+from onnxprune.criteria.base import score
 from onnxprune.errors import OptionError
 from onnxprune.graph import load
-from onnxprune.groups import Coupling
-from onnxprune.observe import observe
-from onnxprune.parts import Engine
-from onnxprune.rules.base import Dim
-from onnxprune.runtime import run, session
 from onnxprune.testing import Builder, arrays, close
+from tests.contracted import CASES, EXACT, Layer, convolve, of_a, own, power, scores, start, two, values, wide
 
 Array = NDArray[Any]
-Feeds = list[dict[str, Array]]
 NAMES = ("flap", "reconstruction", "wanda")
-BLIND = ("apoz", "entropy")  # to weights
-
-
-class Layer(NamedTuple):
-    """A consumer: its weight and result are called `name` and `name.y`."""
-
-    name: str
-    x: str
-    groups: int = 1
-
-
-class Net(NamedTuple):
-    """A model, and the consumers of the channels that `a` makes."""
-
-    model: ModelProto
-    layers: tuple[Layer, ...]
-
-
-def start(channels: int, bias: bool = True) -> tuple[Builder, str]:
-    b = Builder()
-    y = b.conv(b.input("x", 4, 3, 6, 5), channels, name="a", bias=bias)
-    return b, b.op("Relu", y, name="r")
-
-
-def convolve(b: Builder, layer: Layer, out: int, kernel: int = 1, scale: float = 1.0) -> str:
-    """The layer without a bias, its weights scaled."""
-    shape = (out, b.shape(layer.x)[1] // layer.groups, kernel, kernel)
-    w = b.const((b.rng.standard_normal(shape) * scale).astype(np.float32), layer.name)
-    return b.op("Conv", layer.x, w, name=f"{layer.name}.y", group=layer.groups, pads=[kernel // 2] * 4)
-
-
-def two(kernel: int = 1, groups: int = 1, scale: float = 100.0) -> Net:
-    """A consumer, and one whose results are `scale` times as large."""
-    b, y = start(8)
-    layers = Layer("b", y), Layer("c", y, groups)
-    ys = [convolve(b, layers[0], 6, kernel), convolve(b, layers[1], 4, kernel, scale)]
-    return Net(b.model(*(close(b, b.op("Relu", y), name=f"out{i}") for i, y in enumerate(ys))), layers)
-
-
-def flat() -> Net:
-    """A unit owns 30 columns of a Gemm."""
-    b, y = start(4)
-    y = b.op("Flatten", y, name="rows")
-    w = b.weight(7, b.shape(y)[1], name="b")
-    return Net(b.model(b.op("Gemm", y, w, transB=1, name="b.y")), (Layer("b", y),))
-
-
-def depthwise() -> Net:
-    """A depthwise convolution reads the same channels as a layer in which they meet, and lies before another."""
-    b, y = start(8)
-    layers = Layer("b", b.op("Relu", b.conv(y, 8, group=8), name="d")), Layer("c", y)
-    return Net(b.model(*(b.op("Relu", convolve(b, layer, 6, 3)) for layer in layers)), layers)
-
-
-CASES: dict[str, Callable[[], Net]] = {
-    "1x1": two,
-    "3x3": lambda: two(3),
-    "grouped": lambda: two(groups=2),
-    "grouped-3x3": lambda: two(3, groups=2),
-    "flat": flat,
-    "depthwise": depthwise,
-}
-EXACT = ("1x1", "grouped", "flat")  # one tap: nothing is approximate
-
-
-def feeds(count: int = 3) -> Feeds:
-    rng = np.random.default_rng(1)
-    return [{"x": rng.standard_normal((4, 3, 6, 5)).astype(np.float32)} for _ in range(count)]
-
-
-def scores(name: str, model: ModelProto) -> tuple[Coupling, Array]:
-    coupling = couple(load(model))
-    want = sight_of(name)
-    assert want is not None
-    seen = observe(coupling, feeds(), Engine(threads=1), want)
-    return coupling, CRITERIA.get(name)(Context(coupling, readers=seen.readers, moments=seen.moments))
-
-
-def values(model: ModelProto, name: str) -> Array:
-    """What the model computes there on all inputs: [places, channels]."""
-    full = ModelProto()
-    full.CopyFrom(model)
-    del full.graph.output[:]
-    full.graph.output.append(helper.make_empty_tensor_value_info(name))
-    ready = session(full, threads=1, optimize=False)
-    made = np.concatenate([run(ready, feed)[name] for feed in feeds()])
-    return np.moveaxis(made, 1, -1).reshape(-1, made.shape[1]).astype(np.float64)
-
-
-def wide(weights: Array, groups: int) -> Array:
-    """[outputs, channels, taps] of a grouped convolution, with zeros for channels of other groups."""
-    out, each = weights.shape[:2]
-    made = np.zeros((out, each * groups, int(np.prod(weights.shape[2:]))))
-    for o in range(out):
-        first = o // (out // groups) * each
-        made[o, first : first + each] = weights[o].reshape(each, -1)
-    return made
-
-
-def power(w: Array, x: Array) -> float:
-    """The mean square of the result, tap by tap."""
-    return float(sum(np.square(x @ w[:, :, t].T).sum(axis=1).mean() for t in range(w.shape[2])))
+BLIND = ("activation_l2", "activation_mean", "apoz", "entropy", "variance")  # to weights
+ALL = (*NAMES, *BLIND, "hrank", "obs", "thinet")
 
 
 def written_out(name: str, w: Array, x: Array, own: Array) -> float:
@@ -136,17 +31,6 @@ def written_out(name: str, w: Array, x: Array, own: Array) -> float:
     if name == "flap":
         return float(sum(np.square(w[:, c]).sum() * x[:, c].var() for c in own) / power(w, centred))
     return power(w[:, own], x[:, own]) / power(w, x)
-
-
-def own(coupling: Coupling, layer: Layer, unit: int) -> Array:
-    units = coupling.unit_of(Dim(layer.x, 1))
-    assert units is not None
-    return np.flatnonzero(units == unit)
-
-
-def of_a(coupling: Coupling) -> Array:
-    """The units that `a` makes."""
-    return next(g.units for g in coupling.groups if any(m.constant == "a" and m.role == "out" for m in g.members))
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -165,8 +49,14 @@ def test_the_formula(name: str, case: str) -> None:
 
 def of_values(name: str, x: Array) -> Array:
     """[channels], from all values [places, channels]."""
-    if name == "apoz":
-        return np.asarray((x != 0).mean(axis=0))
+    plain: dict[str, Callable[[], Any]] = {
+        "activation_l2": lambda: np.sqrt(np.square(x).mean(axis=0)),
+        "activation_mean": lambda: np.abs(x).mean(axis=0),
+        "apoz": lambda: (x != 0).mean(axis=0),
+        "variance": lambda: x.var(axis=0),
+    }
+    if name in plain:
+        return np.asarray(plain[name]())
     counts = [np.histogram(channel, bins=64)[0] / len(channel) for channel in x.T]
     return np.array([-sum(p * np.log(p) for p in each if p > 0) for each in counts])
 
@@ -228,7 +118,7 @@ def test_many_channels(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_allclose(found[of_a(coupling)], wanted[of_a(coupling)], rtol=1e-3)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", (*NAMES, "thinet"))
 def test_consumers_of_any_scale_count_alike(name: str) -> None:
     (_, one), (_, other) = (scores(name, two(scale=s).model) for s in (1.0, 1000.0))
     np.testing.assert_allclose(one, other, rtol=1e-3)
@@ -244,7 +134,7 @@ def test_a_dead_consumer_adds_nothing(name: str) -> None:
     np.testing.assert_allclose(found[of_a(coupling)], wanted, rtol=1e-3)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", (*NAMES, "thinet"))
 def test_units_of_dead_consumers_alone_are_worth_nothing(name: str) -> None:
     b, y = start(8)
     coupling, found = scores(name, b.model(b.op("Relu", convolve(b, Layer("b", y), 6, scale=0.0))))
@@ -258,9 +148,11 @@ def test_channels_that_do_not_fluctuate() -> None:
     weights.raw_data = np.zeros_like(numpy_helper.to_array(weights)).tobytes()
     _, found = scores("flap", model)
     assert (found < 0.5).all()
+    coupling, found = scores("variance", model)
+    assert (found[of_a(coupling)] == 0).all()
 
 
-@pytest.mark.parametrize("name", NAMES + BLIND)
+@pytest.mark.parametrize("name", ALL)
 def test_units_that_no_consumer_reads(name: str) -> None:
     b, y = start(8)
     read = b.op("Relu", b.conv(y, 6, name="b"))
@@ -270,7 +162,7 @@ def test_units_that_no_consumer_reads(name: str) -> None:
     assert np.isnan(found[made]).all() and np.isfinite(found[of_a(coupling)]).all()
 
 
-@pytest.mark.parametrize("name", NAMES + BLIND)
+@pytest.mark.parametrize("name", ALL)
 def test_without_data(name: str) -> None:
     with pytest.raises(OptionError, match=f"--criterion {name} looks at activations: give --data"):
         score(couple(load(two().model)), name)
@@ -279,7 +171,7 @@ def test_without_data(name: str) -> None:
 
 
 @pytest.mark.parametrize("scope", ["auto", "damage"])
-@pytest.mark.parametrize("name", NAMES + BLIND)
+@pytest.mark.parametrize("name", (*ALL, "0.7*wanda+0.3*l1", "apoz+2*hrank"))
 def test_end_to_end(name: str, scope: str) -> None:
     b, y = start(16)
     y = b.op("Relu", b.conv(y, 24, name="b"))
@@ -293,7 +185,7 @@ def test_end_to_end(name: str, scope: str) -> None:
     assert record["macs"]["after"] <= 0.6 * record["macs"]["before"]
 
 
-@pytest.mark.parametrize("name", ("auto", "l2", *NAMES, *BLIND))
+@pytest.mark.parametrize("name", ("auto", "l2", *ALL, "hrank+0.5*l1"))
 def test_damage_without_repair(name: str) -> None:
     """What repairs would read is then not collected."""
     b, y = start(16)

@@ -11,7 +11,8 @@ from onnxprune import inlining, words
 from onnxprune.graph import load
 from onnxprune.inlining import inlined
 from onnxprune.parity import compare, parity
-from onnxprune.pipeline import Result, prune
+from onnxprune.pipeline import Result
+from onnxprune.pruning import prune
 from onnxprune.runtime import run, session
 from onnxprune.testing import Builder, close, prove
 from onnxprune.validate import Checks

@@ -15,9 +15,11 @@ from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 from onnxprune.coupling import couple
 from onnxprune.errors import GateError, ModelError, OutputError
 from onnxprune.graph import Graph, is_big, load
+from onnxprune.inspection import inspect
 from onnxprune.passes import get
-from onnxprune.pipeline import Pipeline, apply, inspect, prune
+from onnxprune.pipeline import Pipeline
 from onnxprune.plan import make_plan
+from onnxprune.pruning import apply, prune
 from onnxprune.steps import Context, Outcome
 from onnxprune.surgery import cut, mask
 from onnxprune.tensors import PACKED, tensors_of

@@ -15,7 +15,8 @@ import pytest
 from onnxprune import words
 from onnxprune.errors import MetricError, OptionError
 from onnxprune.metric import Metric, Run, load, measure
-from onnxprune.pipeline import Result, apply, prune
+from onnxprune.pipeline import Result
+from onnxprune.pruning import apply, prune
 from onnxprune.testing import Builder, close
 from onnxprune.validate import Checks
 from onnxprune.writing import save

@@ -28,7 +28,7 @@ from onnxprune.testing import Builder, close
 Array = NDArray[Any]
 Feeds = list[dict[str, Array]]
 ENGINE = Engine(threads=1)
-ALL = Want.PAIRS | Want.ZEROS | Want.HISTOGRAM
+ALL = Want.PAIRS | Want.ZEROS | Want.HISTOGRAM | Want.ABSOLUTE | Want.RANKS
 WANTED = {Dim("x", 1): ALL, Dim("inner", 1): Want.ZEROS}
 
 

@@ -48,7 +48,7 @@ def record() -> dict[str, Any]:
         "latency_ms": latency
         | {"before": {"median": 2.0}, "after": {"median": 1.0}, "speedup": {"value": 2.0, "low": 1.9, "high": 2.1}},
         "accuracy": {"before": 0.9, "after": 0.85, "images": 100},
-        "parity": {"relative": 1e-7, "exact": True, "feeds": 2},
+        "parity": {"oracle": "the masked original", "relative": 1e-7, "exact": True, "feeds": 2},
         "fidelity": {"max_abs": 0.1, "cosine": 0.99, "sqnr_db": float("inf"), "top1_agreement": None, "samples": 4},
         "inputs": {"source": "data", "feeds": 4, "assumed": ["input 'x' was fed as [1, 3]"]},
         "warnings": ["mind the gap " * 10],

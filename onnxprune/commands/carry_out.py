@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Given = dict[str, Any]
 SCORING = ("criterion", "combine", "normalise", "seed")
-CHOOSING = (*SCORING, "scope", "ratios", "recover", "distance")  # nothing for a lossless target
+CHOOSING = (*SCORING, "scope", "ratios", "recover", "distance", "iterations", "depth")  # nothing for a lossless target
 MEASURED = ("min_speedup", "max_drop", "metric", "batch")  # nothing where the models are not run
 SELECTION = (
     "target",
@@ -32,6 +32,8 @@ SELECTION = (
     "head_dims",
     "recover",
     "distance",
+    "iterations",
+    "depth",
 )
 
 
@@ -80,6 +82,8 @@ def conditions(given: Given) -> dict[str, Any]:
     wanted = [f"--{name.replace('_', '-')}" for name in MEASURED if given.get(name) is not None]
     if given["no_validate"] and wanted:
         raise click.UsageError(f"--no-validate leaves {wanted[0]} without a measurement; drop one of the two")
+    if given["metric"] is None and (given["max_drop"] or 0) > 1:
+        raise click.UsageError(f"--max-drop {given['max_drop']:g}: without --metric it is a share, from 0 to 1")
     batch = given.get("batch")
     if batch is not None and given["seconds"] == 0 and given["min_speedup"] is None:
         raise click.UsageError("--bench-seconds 0 leaves --batch without a measurement; drop one of the two")

@@ -47,7 +47,7 @@ def demo(out: str | None, **given: Any) -> None:
     notes: dict[str, Any] = {"model": NAME, "out": out, "options": chosen}
 
     def work(progress: Progress) -> Result:
-        from onnxprune.pipeline import prune
+        from onnxprune.pruning import prune
 
         result = prune(model_path(), out=out, on_stage=progress, **chosen, **checked)
         if checked["validate"]:

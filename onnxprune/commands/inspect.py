@@ -32,11 +32,11 @@ from onnxprune.commands.output import Progress, check_paths, files, show
 def inspect(model: str, json: str | None, explain: str | None, everything: bool, quiet: bool, **given: Any) -> None:
     """Show what can be cut, and what is locked and why."""
     check_paths({"MODEL": model}, {"--json": json})
-    from onnxprune import __version__, pipeline, report
+    from onnxprune import __version__, inspection, report
 
     with files(json=json) as put, Progress(quiet) as progress:
         progress("analysis")
-        record = pipeline.inspect(model, options.shapes(given.pop("shape")), explain=explain, **given)
+        record = inspection.inspect(model, options.shapes(given.pop("shape")), explain=explain, **given)
         record["onnxprune"] = __version__
         if json:
             put("json", report.to_json(record))

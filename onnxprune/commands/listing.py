@@ -31,9 +31,14 @@ def _criteria() -> Iterator[tuple[str, str]]:
 
 
 def _passes() -> Iterator[tuple[str, str]]:
+    """Every pass, and under it its options with their defaults, as a recipe has them."""
     from onnxprune.passes import PASSES
+    from onnxprune.recipe import choices
 
-    return ((name, _first_line(step)) for name, step in PASSES.items())
+    for name, step in PASSES.items():
+        yield name, _first_line(step)
+        for choice in choices(step):
+            yield f"  {choice.name}" + (f" = {choice.default}" if choice.default is not None else ""), choice.text
 
 
 def _providers() -> Iterator[tuple[str, str]]:

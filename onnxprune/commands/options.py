@@ -130,17 +130,36 @@ target = click.option(
     default="macs=0.5",
     show_default=True,
     metavar="WHAT",
-    help="What may remain: macs=X, params=X, channels=X or latency=X with 0 < X <= 1; latency=5ms; or lossless.",
+    help="What may remain: macs=X, params=X, channels=X or latency=X with 0 < X <= 1, or X = auto for the smallest "
+    "model within --max-drop; latency=5ms; threshold=X: what scores X or more, 1 being the mean of a group; or "
+    "lossless.",
+)
+
+criterion = click.option(
+    "--criterion",
+    default="auto",
+    show_default=True,
+    metavar="NAME",
+    help="How units are scored; see `list criteria`. A sum such as 0.7*wanda+0.3*l1 weighs several. auto: by their "
+    "effect on the data, else l2.",
+)
+align = click.option(
+    "--align", default="auto", show_default=True, metavar="auto|N", help="Widths stay multiples of this."
+)
+keep = click.option(
+    "--keep", multiple=True, metavar="REGEX", help="Leave matching tensors and nodes whole (repeatable)."
+)
+seed = click.option(
+    "--seed",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Of what is drawn: samples, and --criterion random.",
 )
 
 choice = several(
-    click.option(
-        "--criterion",
-        default="auto",
-        show_default=True,
-        metavar="NAME",
-        help="How units are scored; see `list criteria`. auto: by their effect on the data, else l2.",
-    ),
+    criterion,
     click.option(
         "--scope",
         type=click.Choice(["auto", "global", "local", "budget", "damage"]),
@@ -149,15 +168,15 @@ choice = several(
         help="Rank all units together, cut all groups alike, weigh importance against cost, or measure on the data "
         "what each group is worth (auto).",
     ),
-    click.option("--align", default="auto", show_default=True, metavar="auto|N", help="Widths stay multiples of this."),
-    click.option("--keep", multiple=True, metavar="REGEX", help="Leave matching tensors and nodes whole (repeatable)."),
+    align,
+    keep,
     click.option(
         "--ratio",
         "ratios",
         type=_ratio,
         multiple=True,
         metavar="REGEX=SHARE",
-        help="Matching tensors and nodes keep this share (repeatable).",
+        help="Matching tensors and nodes keep this share; group:NAME is one group of `analyze` (repeatable).",
     ),
     click.option(
         "--combine",
@@ -173,26 +192,29 @@ choice = several(
         show_default=True,
         help="How groups are made comparable.",
     ),
-    click.option(
-        "--seed",
-        type=click.IntRange(0),
-        default=0,
-        show_default=True,
-        metavar="N",
-        help="Of what is drawn: samples, and --criterion random.",
-    ),
+    seed,
     allow_inexact,
     head_dims,
     recover("auto"),
     distance,
+    click.option(
+        "--iterations",
+        type=click.IntRange(1),
+        default=1,
+        show_default=True,
+        metavar="N",
+        help="Steps to the target: cut a little, repair, score again; --scope damage takes as many at least.",
+    ),
+    click.option(
+        "--depth", is_flag=True, help="Leave out whole blocks where that keeps the answers better than less width."
+    ),
 )
 selection = several(target, choice)
+ordering = several(criterion, align, keep, seed, allow_inexact, head_dims)
+inputs = several(data, preprocess, runtime, shape)
 
 conditions = several(
-    data,
-    preprocess,
-    runtime,
-    shape,
+    inputs,
     click.option(
         "--bench-seconds",
         "seconds",
@@ -206,7 +228,8 @@ conditions = several(
 metric = click.option(
     "--metric",
     metavar="MODULE:FUNCTION",
-    help="Your own measure of a model, before and after: metric.py:accuracy; the function is given a model to run.",
+    help="Your own measure of a model, before and after, higher being better: metric.py:accuracy; the function is "
+    "given a model to run.",
 )
 
 checks = several(
@@ -219,9 +242,10 @@ checks = several(
     ),
     click.option(
         "--max-drop",
-        type=Number(0, 1),
+        type=Number(0),
         metavar="Y",
-        help="Exit 3 likewise if more than this share of top-1 answers changes (without classes: 1 - cosine).",
+        help="Exit 3 likewise if a number of --metric falls by more; without one, if more than this share of top-1 "
+        "answers changes (without classes: 1 - cosine).",
     ),
     metric,
     click.option("--no-validate", is_flag=True, help="Do not run the models: no proof, no figures, no gates."),

@@ -41,7 +41,7 @@ def prune(model: str, out: str, **given: Any) -> None:
     chosen, checked = selection(given), conditions(given)
 
     def work(progress: Progress) -> Result:
-        from onnxprune.pipeline import prune
+        from onnxprune.pruning import prune
 
         return prune(model, out=out, on_stage=progress, **chosen, **checked)
 
@@ -75,7 +75,7 @@ def apply(model: str, plan: str, out: str, **given: Any) -> None:
     checked, repair = conditions(given), {name: given[name] for name in ("recover", "distance")}
 
     def work(progress: Progress) -> Result:
-        from onnxprune.pipeline import apply
+        from onnxprune.pruning import apply
 
         return apply(model, plan, out=out, **repair, on_stage=progress, **checked)
 

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from onnxprune.calibrate import Statistics
 from onnxprune.consumers import Consumer
-from onnxprune.errors import OptionError
+from onnxprune.criteria.expression import parts_of
+from onnxprune.errors import OptionError, at_least, one_of
 from onnxprune.groups import Coupling, Member
 from onnxprune.instrument import Want
 from onnxprune.registry import Registry
@@ -64,14 +65,18 @@ def criterion(name: str, sees: Want | None = None) -> Callable[[Criterion], Crit
     return CRITERIA.register(name)
 
 
-def sight_of(name: str) -> Want | None:
-    """What a criterion needs to know of the data; None: it needs none.
+def sight_of(criterion: str) -> Want | None:
+    """What a criterion, or any part of a sum, needs to know of the data; None: it needs none.
 
     Raises:
         OptionError: there is no such criterion.
     """
-    CRITERIA.get(name)  # which also fills the table
-    return _SIGHT.get(name)
+    found: Want | None = None
+    for part in parts_of(criterion):
+        CRITERIA.get(part.name)  # which also fills the table
+        if (want := _SIGHT.get(part.name)) is not None:
+            found = want if found is None else found | want
+    return found
 
 
 def gather(context: Context, index_scores: Callable[[Array, int], Scores], roles: tuple[str, ...]) -> Scores:
@@ -86,8 +91,7 @@ def gather(context: Context, index_scores: Callable[[Array, int], Scores], roles
         [units]; NaN for units that own no axis of these roles.
     """
     coupling = context.coupling
-    if context.combine not in COMBINE:
-        raise OptionError(f"--combine {context.combine}: choose one of {', '.join(COMBINE)}")
+    one_of("--combine", context.combine, COMBINE)
     total = np.zeros(coupling.units)
     tensors = np.zeros(coupling.units)
     for member, weights in _read(coupling, roles):
@@ -105,6 +109,7 @@ def gather(context: Context, index_scores: Callable[[Array, int], Scores], roles
 
 
 COMBINE = ("mean", "sum", "max")
+NORMALISE = ("mean", "max", "none")
 
 
 def _read(coupling: Coupling, roles: tuple[str, ...]) -> Iterator[tuple[Member, Array]]:
@@ -149,7 +154,8 @@ def score(
 
     Args:
         coupling: the analysis.
-        criterion: a registered name.
+        criterion: a registered name, or a weighted sum of them as in "0.7*wanda+0.3*l1": each is made comparable, then
+            their weighted mean is taken, for a unit on which one has nothing to say that of the others.
         combine: "mean", "sum" or "max" over the tensors of a unit.
         normalise: "mean", "max" or "none": see `comparable`.
         seed: for random criteria.
@@ -158,12 +164,17 @@ def score(
     Raises:
         OptionError: an option that does not exist, or a criterion that finds nothing to read.
     """
-    if seed < 0:
-        raise OptionError(f"--seed {seed}: write a whole number from 0")
-    if moments is None and sight_of(criterion) is not None:
-        raise OptionError(f"--criterion {criterion} looks at activations: give --data (or --data synthetic)")
-    made = CRITERIA.get(criterion)(Context(coupling, combine, seed, readers, moments))
-    return comparable(made, coupling.group_of, normalise)
+    at_least("--seed", seed, 0)
+    context = Context(coupling, combine, seed, readers, moments)
+    total, weight = np.zeros((2, coupling.units))
+    for part in parts_of(criterion):
+        if sight_of(part.name) is not None and moments is None:
+            raise OptionError(f"--criterion {part.name} looks at activations: give --data (or --data synthetic)")
+        made = comparable(CRITERIA.get(part.name)(context), coupling.group_of, normalise)
+        there = ~np.isnan(made)
+        total[there] += part.weight * made[there]
+        weight[there] += part.weight
+    return np.where(weight > 0, total / np.where(weight > 0, weight, 1.0), np.nan)
 
 
 def comparable(scores: Scores, group_of: NDArray[np.int32], how: str = "mean") -> Scores:
@@ -174,6 +185,7 @@ def comparable(scores: Scores, group_of: NDArray[np.int32], how: str = "mean") -
         group_of: [units].
         how: "mean" or "max": divide by the group's; "none": leave as they are.
     """
+    one_of("--normalise", how, NORMALISE)
     if how == "none" or not scores.size:
         return scores
     groups = int(group_of.max()) + 1
@@ -181,9 +193,7 @@ def comparable(scores: Scores, group_of: NDArray[np.int32], how: str = "mean") -
     if how == "mean":
         count = np.bincount(group_of[valid], minlength=groups)
         base = np.bincount(group_of[valid], weights=scores[valid], minlength=groups) / np.maximum(count, 1)
-    elif how == "max":
+    else:
         base = np.zeros(groups)
         np.maximum.at(base, group_of[valid], scores[valid])
-    else:
-        raise OptionError(f"--normalise {how}: choose mean, max or none")
     return scores / np.where(base > 0, base, 1.0)[group_of]

@@ -149,7 +149,7 @@ def test_a_bug_is_one_line_and_its_traceback_an_environment_variable(run: Run, m
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("first\nsecond")
 
-    monkeypatch.setattr("onnxprune.pipeline.inspect", broken)
+    monkeypatch.setattr("onnxprune.inspection.inspect", broken)
     result = run("inspect", "net.onnx")
     line = "onnxprune: internal error: ZeroDivisionError: first second (set ONNXPRUNE_DEBUG=1 for the traceback)\n"
     assert (result.exit_code, result.stdout, result.stderr) == (1, "", line)

@@ -41,7 +41,7 @@ def model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     b = Builder()
     y = b.op("Relu", b.conv(b.input("x", "N", 3, 32, 32), 64, name="stem"))
     for layer in range(3):
-        y = b.op("Relu", b.conv(y, 128, name=f"body.{layer}"))
+        y = b.op("Relu", b.conv(y, 64, name=f"body.{layer}"))
     y = b.op("Flatten", b.op("GlobalAveragePool", y))
     made = b.model(b.gemm(b.op("Relu", b.gemm(y, 64, name="head.0")), 5, name="head.1"))
     for tensor in made.graph.initializer:
@@ -50,6 +50,7 @@ def model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
     onnx.save(made, "model.onnx")
     monkeypatch.setattr("onnxprune.timing.PRECISION", 0.5)  # do not measure for long
+    Path("recipe.toml").write_text(blocks("toml")[0], encoding="utf-8")
     np.savez("images.npz", x=np.random.default_rng(0).standard_normal((8, 3, 32, 32)).astype(np.float32))
 
 
