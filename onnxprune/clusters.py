@@ -13,12 +13,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import connected_components
 
+from onnxprune.sums import CHUNK
+
+Array = NDArray[Any]
 Floats = NDArray[np.float64]
 Index = NDArray[np.intp]
 
@@ -66,9 +70,14 @@ class Clusters:
         share = self.weights / np.bincount(self.labels, weights=self.weights)[self.labels]
         return csr_array((share, (self.labels, np.arange(len(share)))))
 
-    def mean(self, rows: Floats) -> Floats:
-        """[units, ...]: for each the mean of its cluster, bit by bit the same."""
-        return np.asarray((self.centroids @ rows)[self.labels])
+    def mean(self, rows: Array) -> Array:
+        """[units, numbers]: for each the mean of its cluster, bit by bit the same; summed in float64."""
+        made = np.empty_like(rows)
+        width = max(1, CHUNK // len(rows))
+        for start in range(0, rows.shape[1], width):
+            part = slice(start, start + width)
+            made[:, part] = (self.centroids @ rows[:, part].astype(np.float64)).astype(rows.dtype)[self.labels]
+        return made
 
 
 def ward(products: Floats, weights: Floats) -> Tree:

@@ -25,7 +25,7 @@ from onnxprune.groups import Coupling, Group
 from onnxprune.rules.base import Dim
 from onnxprune.ties import Makers, Norm, places
 
-TINY = np.finfo(np.float64).tiny
+TINY = float(np.finfo(np.float64).tiny)
 
 
 class Kinship:
@@ -82,22 +82,22 @@ class Kinship:
         return np.asarray(np.mean(found, axis=0)) if found else None
 
     def _expected(self, makers: Makers) -> Floats:
-        group, filters, kernels = makers.group, list[Floats](), list[Floats]()
+        group, made, kernels = makers.group, list[Floats](), list[Floats]()
         for reader in self.readers:
             at = places(self.coupling, group, reader.y)
             if at is not None:
-                (filters if self._mixes(reader) else kernels).append(self._filters(reader)[at].reshape(len(at), -1))
-        if not filters:
-            filters = list((makers.values("out") or makers.values()).values())
-        made = np.concatenate(filters, axis=1)
-        alike = prod((_correlation(k) for k in kernels), start=_correlation(made))
+                (made if self._mixes(reader) else kernels).append(_products(self._filters(reader)[at]))
+        if not made:
+            made = [_products(rows) for rows in (makers.values("out") or makers.values()).values()]
+        filters = np.sum(made, axis=0)
+        alike = prod(map(_correlation, kernels), start=_correlation(filters))
         laws = [self._law(group, x) for x in dict.fromkeys(r.x for r in self._reading(group))]
         if laws and not any(np.isnan(mean).any() or np.isnan(var).any() for mean, var in laws):
             sigma = np.sqrt(np.mean([var.sum(axis=1) for _, var in laws], axis=0))
             offset = np.mean([mean @ mean.T for mean, _ in laws], axis=0)
         else:  # of what comes in nothing is known: filters and biases stand for themselves
-            sigma = np.linalg.norm(made, axis=1)
-            offset = sum((rows @ rows.T for rows in makers.values("bias", "param").values()), np.zeros_like(alike))
+            sigma = np.sqrt(np.diag(filters))
+            offset = sum(map(_products, makers.values("bias", "param").values()), np.zeros_like(alike))
         return np.asarray(alike * sigma[:, None] * sigma + offset)
 
     def _law(self, group: Group, x: Dim) -> tuple[Floats, Floats]:
@@ -106,7 +106,7 @@ class Kinship:
         mean, variance = self.laws.of(x.value).along(x.axis, self.coupling.size(x))
         return mean[at], variance[at]
 
-    def _filters(self, reader: Consumer) -> Floats:
+    def _filters(self, reader: Consumer) -> Array:
         """[results, numbers of each]: weights, times the deviations of what they read, as the norm behind has them."""
         rows = _rows(reader)
         groups, outputs, channels, _ = rows.shape
@@ -114,12 +114,13 @@ class Kinship:
         # A kernel reads one channel, whose mean it does not tell from the rest.
         spread = variance if self._mixes(reader) else variance + np.square(mean)
         spread = np.ones_like(spread) if np.isnan(spread).any() else np.sqrt(spread)
-        rows = (rows * (reader.each.alpha * spread.reshape(groups, 1, channels, 1))).reshape(groups * outputs, -1)
+        spread = (reader.each.alpha * spread.reshape(groups, 1, channels, 1)).astype(rows.dtype)
+        rows = (rows * spread).reshape(groups * outputs, -1)
         norm = self._norms.get(reader.y.value)
         if norm is None:
             return rows
         gamma, var = (self._array(dim) for dim in (norm.gamma, norm.var))
-        return rows * norm.scale(gamma, var)[:, None]
+        return rows * norm.scale(gamma, var)[:, None].astype(rows.dtype)
 
     def _array(self, dim: Dim) -> Floats:
         graph = self.coupling.graph
@@ -133,6 +134,12 @@ def _rows(reader: Consumer) -> Array:
     return np.asarray(rows.reshape(reader.groups, -1, *rows.shape[1:]))
 
 
-def _correlation(rows: Floats) -> Floats:
-    unit = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), TINY)
-    return np.asarray(unit @ unit.T)
+def _products(rows: Array) -> Floats:
+    """[unit, unit]: of the numbers of units with each other; in their type."""
+    flat = rows.reshape(len(rows), -1)
+    return np.asarray((flat @ flat.T).astype(np.float64))
+
+
+def _correlation(products: Floats) -> Floats:
+    size = np.sqrt(np.maximum(np.diag(products), TINY))
+    return np.asarray(products / size[:, None] / size)

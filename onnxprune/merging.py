@@ -89,8 +89,9 @@ class Merging:
         removed = np.zeros(coupling.units, dtype=bool)
         removed[mine] = gone
         notes = describe(coupling, removed)
+        proof = Proof(lambda: oracle, what="the tied model")
         plan = make_plan(coupling, removed, folds)  # what becomes of each channel, for those who repair the rest
-        return Outcome(model, notes, plan, replays=False, proof=Proof(lambda: oracle)), int(gone.sum())
+        return Outcome(model, notes, plan, replays=False, proof=proof), int(gone.sum())
 
     def _tied(self, clusters: Mapping[int, Clusters], variance: bool) -> ModelProto | Path:
         """The model of the same size whose units are what they are on average."""

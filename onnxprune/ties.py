@@ -116,13 +116,18 @@ class Makers:
         plain = all(graph.constants[m.constant].data_type in FLOATS for m in group.members)
         self.able = bool(self.members) and plain and all(at is not None for at in self._places.values())
 
-    def values(self, *roles: str) -> dict[Dim, Floats]:
-        """Axis of a parameter (with one of these roles, if some are given) -> [unit, numbers of a unit]."""
+    def values(self, *roles: str) -> dict[Dim, Array]:
+        """Axis of a parameter (with one of these roles, if some are given) -> [unit, numbers of a unit].
+
+        They are float32, or float64 where the model has it so.
+        """
         found = {}
         for m in self.members:
             if not roles or m.role in roles:
                 rows = np.moveaxis(self._read(m), m.axis, 0)[self._places[m]]
-                found[Dim(m.use, m.axis)] = rows.reshape(len(rows), -1).astype(np.float64)
+                found[Dim(m.use, m.axis)] = rows.reshape(len(rows), -1).astype(
+                    np.result_type(rows, np.float32), copy=False
+                )
         return found
 
     def tied(self, clusters: Clusters, variance: bool) -> Patch:
