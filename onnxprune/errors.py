@@ -56,12 +56,18 @@ class OptionError(OnnxPruneError):
 def one_of(option: str, value: object, choices: Iterable[str]) -> None:
     """Refuse a word that is none of the choices.
 
+    Args:
+        option: how messages call it: `--scope`, or in a pass `merge: scope =`.
+        value: what was given.
+        choices: what may be.
+
     Raises:
         OptionError: with the choices.
     """
     known = tuple(choices)
     if value not in known:
-        raise OptionError(f"{option} {value}: choose one of {', '.join(known)}")
+        shown = repr(value) if option.endswith("=") else value
+        raise OptionError(f"{option} {shown}: choose one of {', '.join(known)}")
 
 
 def expressions(option: str, given: str | Sequence[str]) -> list[re.Pattern[str]]:

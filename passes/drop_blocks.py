@@ -15,7 +15,7 @@ from onnxprune.blocks import Block, blocks, names_in
 from onnxprune.bypass import Bypass, bypassed, oracle, written
 from onnxprune.depth import MEASURES, Goal, Search
 from onnxprune.divergence import KINDS, distance_of, off
-from onnxprune.errors import ModelError, OptionError, TargetError, one_of
+from onnxprune.errors import ModelError, OptionError, TargetError, at_least, expressions, one_of
 from onnxprune.graph import Graph
 from onnxprune.groups import Coupling
 from onnxprune.parts import Engine
@@ -63,13 +63,9 @@ class DropBlocks:
         one_of("drop_blocks: importance =", self.importance, (AUTO, *MEASURES, "latency"))
         one_of("drop_blocks: distance =", self.distance, KINDS)
         for name in ("drop", "consecutive"):
-            if (given := getattr(self, name)) is not None and given < 1:
-                raise OptionError(f"drop_blocks: {name} = {given}: write a whole number from 1")
-        for pattern in each(self.keep):
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise OptionError(f"drop_blocks: keep = {pattern!r}: not a regular expression ({error})") from error
+            if (given := getattr(self, name)) is not None:
+                at_least(f"drop_blocks: {name} =", given, 1)
+        expressions("drop_blocks: keep =", self.keep)
         if self.drop is not None and self.target is not None:
             raise OptionError(f"drop_blocks: drop = {self.drop} and target = {self.target!r}: write one of the two")
         if self.target is not None and parse_target(self.target).kind not in SHARES:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -13,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto
 
-from onnxprune.errors import DataError, ModelError, OptionError
+from onnxprune.errors import DataError, ModelError, OptionError, at_least, expressions, one_of
 from onnxprune.feeds import Feed, rows
 from onnxprune.graph import Graph, is_big, load
 from onnxprune.passes import register
@@ -89,23 +88,17 @@ class Quantize:
             "calibration": integers.METHODS,
         }
         for name, known in words.items():
-            if getattr(self, name) not in known:
-                raise OptionError(f"quantize: {name} = {getattr(self, name)!r}: choose one of {', '.join(known)}")
+            one_of(f"quantize: {name} =", getattr(self, name), known)
         given = [f.name for f in fields(self) if getattr(self, f.name) != f.default]
         if unused := [name for name in given if name not in USED[self.mode]]:
             raise OptionError(f"quantize: {unused[0]} does nothing with mode = {self.mode!r}; leave it out")
-        if self.samples < 1:
-            raise OptionError(f"quantize: samples = {self.samples}: give 1 or more")
+        at_least("quantize: samples =", self.samples, 1)
         if self.weights == "uint8" and self.activations.startswith("int"):
             raise OptionError(
                 f"quantize: weights = 'uint8' with activations = {self.activations!r}: ONNX Runtime has no such "
                 "kernels; write weights = 'int8'"
             )
-        for pattern in each(self.keep):
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise OptionError(f"quantize: keep = {pattern!r}: not a regular expression ({error})") from error
+        expressions("quantize: keep =", self.keep)
 
     def __call__(self, graph: Graph, context: Context) -> Outcome:
         """Write a copy, let the tools do their work on it, and put back what is the user's.

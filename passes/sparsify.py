@@ -14,7 +14,7 @@ from onnx import ModelProto
 
 from onnxprune import graph as graphs
 from onnxprune.coupling import couple
-from onnxprune.errors import DataError, ModelError, OptionError, ShapeError, expressions
+from onnxprune.errors import DataError, ModelError, OptionError, ShapeError, at_least, expressions, one_of
 from onnxprune.folds import foldable
 from onnxprune.formats import is_half
 from onnxprune.graph import Graph
@@ -85,11 +85,10 @@ class Sparsify:
         """Refuse what contradicts itself."""
         expressions("sparsify: keep =", self.keep)
         pattern = parse(self.pattern)
-        for name, known in (("criterion", CRITERIA), ("scope", SCOPES), ("storage", STORAGES)):
-            if getattr(self, name) not in known:
-                raise OptionError(f"sparsify: {name} = {getattr(self, name)!r}: choose one of {', '.join(known)}")
-        if self.seed < 0:
-            raise OptionError(f"sparsify: seed = {self.seed}: write a whole number from 0")
+        one_of("sparsify: criterion =", self.criterion, CRITERIA)
+        one_of("sparsify: scope =", self.scope, SCOPES)
+        one_of("sparsify: storage =", self.storage, STORAGES)
+        at_least("sparsify: seed =", self.seed, 0)
         if self.sparsity is not None and not 0 < self.sparsity < 1:
             raise OptionError(f"sparsify: sparsity = {self.sparsity}: write a share between 0 and 1, as in 0.5")
         if self.threshold is not None and not 0 < self.threshold < float("inf"):

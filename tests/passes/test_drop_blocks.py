@@ -274,12 +274,12 @@ def test_what_cannot_be_met_is_one_line() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"importance": "luck"}, r"drop_blocks: importance = luck: choose one of auto, divergence"),
+        ({"importance": "luck"}, r"drop_blocks: importance = 'luck': choose one of auto, divergence"),
         ({"drop": 0}, r"drop_blocks: drop = 0: write a whole number from 1"),
         ({"consecutive": 0}, r"drop_blocks: consecutive = 0: write a whole number from 1"),
         ({"target": "channels=0.5"}, r"drop_blocks: target = 'channels=0.5': write macs=X"),
         ({"target": "much"}, r"--target much: write"),
-        ({"distance": "far"}, r"drop_blocks: distance = far: choose one of auto, logits"),
+        ({"distance": "far"}, r"drop_blocks: distance = 'far': choose one of auto, logits"),
         ({"drop": 2, "target": "macs=0.5"}, r"drop_blocks: drop = 2 and target = 'macs=0.5': write one of the two"),
         ({"keep": ["sum", "("]}, r"drop_blocks: keep = '\(': not a regular expression \(missing"),
     ],

@@ -273,8 +273,8 @@ def test_widths_are_aligned_and_groups_kept() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "median"}, "merge: method = median: choose one of agglomerative, kmeans"),
-        ({"scope": "damage"}, "merge: scope = damage: choose one of global, local, budget"),
+        ({"method": "median"}, "merge: method = 'median': choose one of agglomerative, kmeans"),
+        ({"scope": "damage"}, "merge: scope = 'damage': choose one of global, local, budget"),
         ({"target": "latency=0.5"}, "merge: target = 'latency=0.5': write channels=X, params=X or macs=X"),
         ({"target": "macs=2"}, "merge: target = 'macs=2': write"),
         ({"seed": -1}, "merge: seed = -1: write a whole number from 0"),

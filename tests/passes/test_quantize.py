@@ -330,7 +330,7 @@ def test_the_model_is_not_changed_and_the_result_is_always_the_same(options: dic
         ({"mode": "int8"}, "quantize: mode = 'int8': choose one of static, dynamic, float16"),
         ({"weights": "int4"}, "quantize: weights = 'int4': choose one of int8, uint8"),
         ({"calibration": "mean"}, "quantize: calibration = 'mean': choose one of minmax, entropy, percentile"),
-        ({"samples": 0}, "quantize: samples = 0: give 1 or more"),
+        ({"samples": 0}, "quantize: samples = 0: write a whole number from 1"),
         ({"keep": "["}, "quantize: keep = '[': not a regular expression"),
         ({"mode": "dynamic", "samples": 9}, "quantize: samples does nothing with mode = 'dynamic'; leave it out"),
         ({"keep_io": False}, "quantize: keep_io does nothing with mode = 'static'; leave it out"),
