@@ -74,14 +74,16 @@ def table(record: Record) -> list[RenderableType]:
         ("search", _lines(*words.searched(record))),
         ("cut", _lines(words.cut(record))),
     ]
-    parts.append(_facts(facts))
+    label = max([LABEL, *(len(name) for name, what in facts if what is not None)])
+    parts.append(_facts(facts, label))
     cut = words.most_cut(record)[:FEW]
     if cut:
-        parts.append(_indented(_groups(cut, cut=True)))
+        parts.append(_indented(_groups(cut, cut=True), label))
     if locks := words.locks(record):
-        parts += [_facts([("locked", Text(_locked(record)))]), _indented(_locks(locks[:FEW], len(locks) - FEW))]
-    parts += ["", _facts([("seconds", Text(words.times(record), style="dim"))]), *_warnings(record)]
-    return parts
+        shown = _indented(_locks(locks[:FEW], len(locks) - FEW), label)
+        parts += [_facts([("locked", Text(_locked(record)))], label), shown]
+    times = Text(words.times(record), style="dim")
+    return [*parts, "", _facts([("seconds", times)], label), *_warnings(record, label)]
 
 
 def inspection(record: Record, everything: bool = False) -> list[RenderableType]:
@@ -214,19 +216,19 @@ def _grid(*headers: str) -> Table:
     return grid
 
 
-def _facts(facts: Iterable[tuple[str, RenderableType | None]]) -> Table:
+def _facts(facts: Iterable[tuple[str, RenderableType | None]], label: int = LABEL) -> Table:
     """Labels in a column of their own; what there is nothing to say about is left out."""
     grid = Table.grid(padding=(0, 2, 0, 0))
-    grid.add_column(min_width=LABEL, no_wrap=True, style="bold")
+    grid.add_column(min_width=label, no_wrap=True, style="bold")
     grid.add_column(overflow="fold")
-    for label, what in facts:
+    for name, what in facts:
         if what is not None:
-            grid.add_row(label, what)
+            grid.add_row(name, what)
     return grid
 
 
-def _indented(what: RenderableType) -> Padding:
-    return Padding(what, (0, 0, 0, LABEL + 2))
+def _indented(what: RenderableType, label: int = LABEL) -> Padding:
+    return Padding(what, (0, 0, 0, label + 2))
 
 
 def _more(number: int) -> list[RenderableType]:
@@ -243,6 +245,7 @@ def _verdict(verdict: words.Verdict | None) -> Text | None:
     return None if verdict is None else Text(verdict.text, style=styles[verdict.good])
 
 
-def _warnings(record: Record) -> list[RenderableType]:
+def _warnings(record: Record, label: int = LABEL) -> list[RenderableType]:
     said = words.warnings(record)
-    return [_facts([("note" if index == 0 else "", Text(line, style="yellow"))]) for index, line in enumerate(said)]
+    notes = (("note" if index == 0 else "", Text(line, style="yellow")) for index, line in enumerate(said))
+    return [_facts([note], label) for note in notes]

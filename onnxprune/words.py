@@ -189,8 +189,8 @@ def _of_passes(record: Record) -> str:
         return ""
     proved = [each["name"] for each in record["passes"] if each["proved"]]
     others = [each["name"] for each in record["passes"] if each["changed"] and not each["proved"]]
-    change = f"; {' and '.join(others)} change{'s' if len(others) == 1 else ''} the function" if others else ""
-    return f", for {' and '.join(proved)}{change}"
+    change = f"; {', '.join(others)} change{'s' if len(others) == 1 else ''} the function" if others else ""
+    return f", for {', '.join(proved)}{change}"
 
 
 def _lossless(record: Record) -> bool:
