@@ -81,7 +81,8 @@ def measured(bench: Bench, model: Model, recipe: Recipe) -> Row:
         row["said"] = [each["said"] for each in found["passes"] if each["said"]]
         row |= {"value": evaluated(bench, model, out), "zipped": zipped(out)}
     except Failed as error:
-        row["error"] = str(error)[:300]
+        said = str(error).rpartition("onnxprune: error: ")[2].replace(str(model.place(model.path)), model.name)
+        row["error"] = said.partition(" (")[0][:200]
     out.unlink(missing_ok=True)
     return row
 
