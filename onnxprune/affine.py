@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.folds import FLOATS, constant_value
+from onnxprune.folds import constant_value
 from onnxprune.graph import Graph, Node
+from onnxprune.tensors import FLOATS
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]

@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from onnxprune.blocks import Block, adds, alive
-from onnxprune.folds import FLOATS
 from onnxprune.graph import Graph, Node
 from onnxprune.rewrite import Fresh, Rewrite, names_of, rewritten, unique
-from onnxprune.tensors import Store, in_proto
+from onnxprune.tensors import FLOATS, Store, in_proto
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]

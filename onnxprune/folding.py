@@ -18,12 +18,11 @@ from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 from onnx.external_data_helper import uses_external_data
 
 from onnxprune.runtime import session
-from onnxprune.tensors import PLAIN, frame, nodes_of, read_tensor
+from onnxprune.tensors import FLOATS, PLAIN, frame, nodes_of, read_tensor
 
 NEVER = frozenset(
     ["Bernoulli", "Dropout", "DequantizeLinear", "DynamicQuantizeLinear", "Multinomial", "QuantizeLinear"]
 ) | {f"Random{kind}{like}" for kind in ("Normal", "Uniform") for like in ("", "Like")}
-FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16})
 SMALLEST = 64  # elements; less is a shape or a scale
 
 

@@ -19,13 +19,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import helper
 
 from onnxprune.errors import PlanError
 from onnxprune.graph import Graph, Node
 from onnxprune.groups import Coupling
 from onnxprune.rules.base import Index, Linear
 from onnxprune.sums import Sums
+from onnxprune.tensors import FLOATS
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
@@ -33,7 +34,6 @@ Weights = Mapping[str, Array]
 
 # The operators that folds go into.
 KINDS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
-FLOATS = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16})
 # Ops through which the axes of a constant can be followed, and all behind which one is found.
 PLAIN = frozenset({"Identity", "Transpose", "Cast"})
 CHAIN = PLAIN | {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "DequantizeLinear"}

@@ -6,12 +6,12 @@ from collections.abc import Callable, Set
 from math import pi, sqrt
 from typing import Any, NamedTuple, TypeAlias
 
-from onnx import NodeProto, TensorProto, helper
+from onnx import NodeProto, helper
 
 from onnxprune.graph import Graph, Node
 from onnxprune.matcher import Match, Pattern, find
+from onnxprune.tensors import FLOATS
 
-FLOATS = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16})
 Name: TypeAlias = Callable[[str], str]  # a new name for a value
 Make: TypeAlias = "Callable[[Graph, Match, str, Name], list[NodeProto]]"  # nothing: it does not fit after all
 

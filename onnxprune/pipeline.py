@@ -158,8 +158,8 @@ class Pipeline:
             same = outcome.model is current.proto
             outcome = replace(outcome, model=context.whole(outcome.model, current.folder))
             record |= joined(record, outcome.notes)
-            record["passes"].append({**described(step), "seconds": time.perf_counter() - start, "said": outcome.said})
-            record["passes"][-1] |= {"changed": not same, "proved": outcome.proof is not None}
+            about = {"said": outcome.said, "changed": not same, "proved": outcome.proof is not None}
+            record["passes"].append({**described(step), "seconds": time.perf_counter() - start, **about})
             repaired = "recover" in outcome.notes
             if outcome.plan or outcome.touched:
                 plan = outcome.plan if current is original and outcome.replays else None

@@ -35,6 +35,24 @@ class Limits:
     keep: str | Sequence[str] = ()
     ratios: Sequence[tuple[str, float]] = ()
 
+    def __post_init__(self) -> None:
+        """Refuse what is wrong whatever the model is.
+
+        Raises:
+            OptionError: an alignment, a regular expression or a share that is none.
+        """
+        if self.align < 1:
+            raise OptionError(f"--align {self.align}: write a whole number from 1, or auto")
+        named = [("--keep", pattern) for pattern in each(self.keep)] + [
+            ("--ratio", pattern) for pattern, _ in self.ratios
+        ]
+        for option, pattern in named:
+            if not pattern.startswith(ONE):
+                expressions(option, pattern)
+        for pattern, share in self.ratios:
+            if not 0 < share <= 1:
+                raise OptionError(f"--ratio {pattern}={share:g}: the share kept must be in (0, 1]")
+
 
 @dataclass(frozen=True, eq=False)
 class Problem:
@@ -74,10 +92,8 @@ def problem_of(coupling: Coupling, scores: NDArray[np.float64], limits: Limits) 
     """The groups in numbers, and what the limits leave of the freedom to cut them.
 
     Raises:
-        OptionError: an alignment or a share that is none, or a pattern that matches nothing.
+        OptionError: a pattern that matches nothing.
     """
-    if limits.align < 1:
-        raise OptionError(f"--align {limits.align}: write a whole number from 1, or auto")
     count = np.bincount(coupling.group_of, minlength=len(coupling.groups)).astype(np.intp)
     step = _steps(coupling, limits.align)
     # The step is per unit; a group of fewer units than one step stays whole.
@@ -87,8 +103,6 @@ def problem_of(coupling: Coupling, scores: NDArray[np.float64], limits: Limits) 
         frozen |= _matching(coupling, pattern, "--keep")
     fixed: dict[int, int] = {}
     for pattern, share in limits.ratios:
-        if not 0 < share <= 1:
-            raise OptionError(f"--ratio {pattern}={share:g}: the share kept must be in (0, 1]")
         for group in np.flatnonzero(_matching(coupling, pattern, "--ratio") & ~frozen).tolist():
             units, whole = max(1, int(count[group] * share + 1e-9)), int(step[group])
             fixed[group] = min(-(-units // whole) * whole, int(count[group]))

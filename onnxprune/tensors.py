@@ -23,6 +23,8 @@ PLAIN = frozenset(
     ["Identity", "Transpose", "Reshape", "Cast", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Split", "Concat"]
 ) | {"Gather"}
 
+FLOATS = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16})
+
 Array: TypeAlias = NDArray[Any]
 Bytes: TypeAlias = bytes | memoryview
 Store: TypeAlias = Callable[[TensorProto, Bytes], None]

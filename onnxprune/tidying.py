@@ -10,11 +10,11 @@ from functools import partial
 
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from onnxprune.folding import FLOATS, NEVER, Made, evaluate, made_of
+from onnxprune.folding import NEVER, Made, evaluate, made_of
 from onnxprune.graph import Graph, Node
 from onnxprune.noops import same_as, shortcut, undone
 from onnxprune.rewrite import Fresh, Rewrite
-from onnxprune.tensors import payload
+from onnxprune.tensors import FLOATS, payload
 
 GROWTH = 1024  # elements of a result that may be larger than what it is made of
 

@@ -18,11 +18,12 @@ import numpy as np
 
 from onnxprune import uses
 from onnxprune.clusters import Clusters
-from onnxprune.folds import FLOATS, Array, Floats, exclusive
+from onnxprune.folds import Array, Floats, exclusive
 from onnxprune.groups import Coupling, Group, Member
 from onnxprune.lossless.search import positions
 from onnxprune.patch import NOTHING, Patch
 from onnxprune.rules.base import Dim, Index
+from onnxprune.tensors import FLOATS
 
 LEAST = 1 / 16  # of the mean square that a cluster keeps: filters that cancel out do not grow from rounding
 

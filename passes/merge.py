@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from onnxprune.allocation import bound_of, choose, measure_of
 from onnxprune.clusters import Clusters, Tree, kmeans, ward
-from onnxprune.errors import ModelError, OptionError, TargetError, at_least, expressions, one_of
+from onnxprune.errors import ModelError, OptionError, TargetError, at_least, one_of
 from onnxprune.formats import is_half
 from onnxprune.graph import Graph
 from onnxprune.groups import Coupling
@@ -62,7 +62,7 @@ class Merge:
         """Check the options that can be checked without a model."""
         one_of("merge: method =", self.method, METHODS)
         one_of("merge: scope =", self.scope, SCOPES)
-        expressions("merge: keep =", self.keep)
+        Limits(1, self.keep)  # which look at themselves
         at_least("merge: seed =", self.seed, 0)
         if self.align != "auto":
             resolve_align(self.align, "cpu")

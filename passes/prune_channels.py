@@ -15,7 +15,7 @@ from onnxprune.bypass import Bypass
 from onnxprune.cost import Cost
 from onnxprune.criteria.base import AUTO, COMBINE, NORMALISE, score, sight_of
 from onnxprune.divergence import KINDS
-from onnxprune.errors import OptionError, at_least, expressions, one_of
+from onnxprune.errors import OptionError, at_least, one_of
 from onnxprune.formats import is_half
 from onnxprune.graph import Graph
 from onnxprune.groups import Coupling
@@ -108,11 +108,7 @@ class PruneChannels:
         one_of("--normalise", self.normalise, NORMALISE)
         one_of("--distance", self.distance, KINDS)
         resolve_method(self.recover)
-        expressions("--keep", self.keep)
-        for pattern, share in self.ratios:
-            expressions("--ratio", pattern)
-            if not 0 < share <= 1:
-                raise OptionError(f"--ratio {pattern}={share:g}: the share kept must be in (0, 1]")
+        Limits(1, self.keep, tuple(self.ratios))  # which look at themselves
         if self.align != AUTO:
             resolve_align(self.align, "cpu")
         at_least("--seed", self.seed, 0)
@@ -123,7 +119,6 @@ class PruneChannels:
             )
         if self.iterations > 1 and target.kind in (THRESHOLD, LOSSLESS):
             raise OptionError(f"--iterations {self.iterations}: {target} leaves nothing to come nearer to; drop it")
-
         if self.depth and self.scope not in (AUTO, "damage"):
             raise OptionError(f"--scope {self.scope} measures no damage, which --depth goes by; drop one of the two")
         if self.depth and target.kind not in DEEP:

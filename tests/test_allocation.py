@@ -371,3 +371,11 @@ def test_a_group_alone_is_named() -> None:
     assert problem_of(coupling, scores, Limits(keep="group:one")).frozen.tolist() == [True, False]
     with pytest.raises(OptionError, match="--keep 'group:three' matches no tensor or node"):
         problem_of(coupling, scores, Limits(keep="group:three"))
+
+
+def test_names_of_groups_are_no_regular_expressions() -> None:
+    assert Limits(keep="group:a(b", ratios=[("group:c[0", 0.5)]).align == 1
+    with pytest.raises(OptionError, match=r"^--keep 'a\(b': not a regular expression"):
+        Limits(keep="a(b")
+    with pytest.raises(OptionError, match=r"^--ratio 'c\[0': not a regular expression"):
+        Limits(ratios=[("c[0", 0.5)])

@@ -38,6 +38,7 @@ from onnxprune.problem import Limits, Problem, problem_of
 from onnxprune.runtime import run, session
 from onnxprune.shapes import without_weights
 from onnxprune.surgery import cut
+from onnxprune.tensors import FLOATS
 from onnxprune.timing import burst_of, quiet, runner, steady, timed
 
 NETWORKS, CHECKS = 24, 6  # of random widths: to fit, and to compare the fit with
@@ -46,7 +47,6 @@ SECONDS = 40.0  # after which no more are measured
 RUNS, TURN = 24, 0.25  # the most runs of a network, and the seconds after which there are no more
 TURNS = 50  # the most turns of a network and the original, where only the whole is timed
 FEW = 4  # elements of a float constant that is no weight
-FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
 NARROW = 0.15  # the narrowest share of a group
 
 

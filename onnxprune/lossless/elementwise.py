@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from scipy import special
 
-from onnxprune.folds import FLOATS
+from onnxprune.tensors import FLOATS
 
 Numbers = NDArray[np.float64]
 Attrs = Mapping[str, Any]

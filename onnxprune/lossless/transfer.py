@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from onnxprune.folds import FLOATS
 from onnxprune.lossless.elementwise import NARY, UNARY, nary, unary, where
 from onnxprune.lossless.facts import Fact, Facts
 from onnxprune.rules.base import RULES, Dim, NodeView, Tie, Unknown
 from onnxprune.rules.regroup import blocks, named
+from onnxprune.tensors import FLOATS
 
 Transfer = Callable[[Facts, NodeView], Sequence[Fact]]
 TRANSFERS: dict[str, Transfer] = {}

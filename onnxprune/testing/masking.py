@@ -10,6 +10,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from onnxprune.edits import is_added
 from onnxprune.plan import Plan
+from onnxprune.tensors import FLOATS
 
 # Where integer ops read a weight, and its zero points with the axis along which those run (None: an attribute).
 _ZERO_POINTS: dict[tuple[str, int], tuple[int, int | None]] = {
@@ -32,7 +33,6 @@ _NO_ZERO = frozenset(
     | {("DynamicQuantizeMatMul", 2), ("MatMulIntegerToFloat", 3)}
 )
 _PASS = frozenset(["Identity", "Cast", "Reshape", "Unsqueeze", "Squeeze", "Transpose", "Expand", "Sqrt", "Abs"])
-_FLOATS = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16})
 _WHOLE = frozenset({TensorProto.INT8, TensorProto.UINT8, TensorProto.INT32})
 
 
@@ -113,4 +113,4 @@ def _fill(model: ModelProto, tensor: TensorProto) -> NDArray[Any] | None:
                 along = next((a.i for a in node.attribute if a.name == "axis"), 1) if axis is None else axis
                 shape = [-1 if a == along % dims else 1 for a in range(dims)]
                 fill = points.reshape(shape) if points.ndim else points
-    return fill if tensor.data_type in _FLOATS | _WHOLE else None
+    return fill if tensor.data_type in FLOATS | _WHOLE else None
