@@ -27,7 +27,7 @@ Floats = NDArray[np.float64]
 Index = NDArray[np.intp]
 
 PRIOR = 3.0  # samples of channels that know nothing of each other, that λ stands for
-STEPS = 16  # batches in which the units of a group go
+STEPS = 64  # batches in which the units of a group go
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,11 +27,10 @@ Array = NDArray[Any]
 Floats = NDArray[np.float64]
 Centred = tuple[Floats, Floats, float]
 
-ROWS = 16384  # im2col rows that a layer is fitted to, at most
-PER_FEATURE = 12  # rows for each feature
+ROWS = 16384  # im2col rows that a layer is fitted to, as far as there are so many
 FEATURES = 2560  # with more than these, the map has to do
 GROWTH = 4.0  # the most that a result grows to vary as the original's; one that nearly stands still stays as it is
-RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)  # in units of the mean variance
+RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)  # in units of the features' variances
 
 
 @dataclass(frozen=True)
@@ -147,7 +146,7 @@ class Refit:
         self.kept_x, self.kept_y = kept
         groups, self.outputs, channels, self.taps = cut.weights.shape
         features = channels * self.taps
-        self.each = max(1, -(-min(ROWS, max(ROWS // 4, PER_FEATURE * features)) // max(samples, 1)))
+        self.each = max(1, -(-ROWS // max(samples, 1)))
         self.free = cut.bias is not None
         self.rows = Moments(), Moments()  # to fit to, to choose with
         self.maps = Moments(), Moments()  # of channels alone, where there are several taps

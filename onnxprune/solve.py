@@ -14,18 +14,21 @@ import scipy.linalg
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+LEAST = 1e-6  # of the mean moment, that a feature is taken to have: features that are always 0 stay where they are
 Item = TypeVar("Item")
 Made = TypeVar("Made")
 
 
 def ridge(gram: Floats, cross: Floats, prior: Floats, strength: float) -> Floats:
-    """The W that minimises tr(W gram Wᵀ) - 2 tr(W crossᵀ) + strength · mean diagonal · ‖W - prior‖².
+    """The W that minimises tr(W gram Wᵀ) - 2 tr(W crossᵀ) + strength · Σ_i gram_ii ‖W_i - prior_i‖².
+
+    The pull on a feature is in units of its own moment: features that are written in other units give the same result.
 
     Args:
         gram: [..., F, F], moments of the features.
         cross: [..., O, F], of targets with features.
         prior: [..., O, F], what W is drawn to.
-        strength: of the pull, in units of the mean diagonal.
+        strength: of the pull.
     """
     return ridges(gram, cross, [prior], [strength])[0][0]
 
@@ -37,12 +40,14 @@ def ridges(
 
     So many strengths are tried at once as there are `workers`.
     """
-    size, rows = gram.shape[-1], cross.shape[-2]
-    mean = np.maximum(np.trace(gram, axis1=-2, axis2=-1) / max(size, 1), np.finfo(float).tiny)[..., None, None]
+    rows = cross.shape[-2]
+    own = np.diagonal(gram, axis1=-2, axis2=-1)
+    least = np.maximum(LEAST * own.mean(axis=-1, keepdims=True), np.finfo(float).tiny)
+    pull = np.maximum(own, least)[..., None] * np.eye(gram.shape[-1])
     left = np.concatenate([cross - prior @ gram for prior in priors], axis=-2)
 
     def change(strength: float) -> Floats:
-        return solve(gram + strength * mean * np.eye(size), left)
+        return solve(gram + strength * pull, left)
 
     changes = at_once(change, strengths, workers)
     return [[prior + change[..., n * rows : (n + 1) * rows, :] for n, prior in enumerate(priors)] for change in changes]

@@ -20,7 +20,7 @@ from onnxprune.consumers import Places
 from onnxprune.criteria.reading import RESOLUTION
 from onnxprune.errors import DataError
 from onnxprune.parts import Walk
-from onnxprune.refit import FEATURES, PER_FEATURE, ROWS
+from onnxprune.refit import FEATURES, ROWS
 from onnxprune.sparsity.layers import Layer
 from onnxprune.sparsity.patterns import Array, Floats
 
@@ -147,8 +147,7 @@ def look(layer: Layer, dense: Walk, thin: Walk | None, fits: int, samples: int, 
         DataError: it reads what is not finite, or has no finite square.
     """
     reader, spans, w = layer.reader, _spans(layer.columns, layer.grid.columns), layer.matrix().swapaxes(1, 2)
-    features = min(layer.columns, FEATURES)
-    count = max(1, -(-min(ROWS, max(ROWS // 4, PER_FEATURE * features)) // max(samples, 1)))
+    count = max(1, -(-ROWS // max(samples, 1)))
     seen = Seen(Moments(spans), Moments(spans))
     whole = dense.advance(reader.node.index + 1, [reader.x.value, reader.y.value])
     changed = repeat(None) if thin is None else thin.advance(reader.node.index, [reader.x.value])
