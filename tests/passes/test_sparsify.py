@@ -433,10 +433,10 @@ def test_a_large_layer_is_never_in_float64_as_a_whole(criterion: str, monkeypatc
         monkeypatch.setattr(moments, name, 128)
     monkeypatch.setattr(patterns, "CHUNK", 1 << 14)
     b = Builder()
-    model = b.model(b.gemm(b.op("Relu", b.gemm(b.input("x", 1, 2048), 256)), 4))
-    x = np.random.default_rng(0).standard_normal((16, 1, 2048)).astype(np.float32)
+    model = b.model(b.gemm(b.op("Relu", b.gemm(b.input("x", 1, 1024), 256)), 4))
+    x = np.random.default_rng(0).standard_normal((8, 1, 1024)).astype(np.float32)
     tracemalloc.start()
     Pipeline([get("sparsify")(criterion=criterion, cut=False)]).run(model, data=[{"x": each} for each in x], threads=1)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 7 * 4 * 256 * 2048  # it was more than twenty: a copy in float64 counts two
+    assert peak < 12 * 4 * 256 * 1024  # modules that are loaded meanwhile included; it was 19 and more
