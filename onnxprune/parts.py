@@ -114,8 +114,10 @@ class Parts:
                 needed.update(filter(None, (*node.inputs, *node.captures)))
         protos = [_copy(node.proto) for node in reversed(nodes)]
         fresh = patch.rewire(protos)
-        needed.update(name for proto in protos for name in proto.input)
-        weights = [patch.put(TensorProto(), graph, name, store) for name in sorted(needed & graph.constants.keys())]
+        # ONNX Runtime forgets what nothing reads any more, and refuses data for it.
+        read = {*outputs, *(n for node in nodes for n in node.captures), *(n for p in protos for n in p.input)}
+        needed |= read
+        weights = [patch.put(TensorProto(), graph, name, store) for name in sorted(read & graph.constants.keys())]
         if sum(t.ByteSize() for t in weights) >= PROTOBUF_LIMIT:
             raise ModelError(f"{graph.name}: too big to be run in parts; use --criterion l2 and --recover none")
         given = [

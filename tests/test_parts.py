@@ -163,3 +163,16 @@ def test_weights_of_all_types(dtype: Any) -> None:
     model = b.model(b.op("Cast", b.op("Identity", b.const(np.arange(900).astype(kind), "w")), to=TensorProto.FLOAT))
     (found,) = Walk(load(model), [{}], ENGINE).rest(Patch(), load(model).outputs, ENGINE)
     np.testing.assert_array_equal(next(iter(found.values())), np.arange(900).astype(kind).astype(np.float32))
+
+
+def test_a_large_bias_that_a_patch_takes_the_place_of() -> None:
+    b = Builder()
+    graph = load(b.model(b.gemm(b.input("x", 1, 4), 512, name="head")))
+    feed = {"x": np.ones((1, 4), np.float32)}
+    bias = np.arange(512, dtype=np.float32)
+    patch = Patch(inputs={(graph.nodes[0].outputs[0], 2): bias})
+    (found,) = Walk(graph, [feed], ENGINE).rest(patch, graph.outputs, ENGINE)
+    (known,) = Walk(graph, [feed], ENGINE).rest(Patch(), graph.outputs, ENGINE)
+    old = graph.array(graph.nodes[0].inputs[2])
+    name = graph.outputs[0]
+    np.testing.assert_allclose(found[name] - bias, known[name] - old, atol=1e-4)
