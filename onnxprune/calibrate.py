@@ -6,8 +6,9 @@ rows instead of whole activations. Sums are kept in float64; memory does not gro
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +20,12 @@ from onnxprune.graph import Graph
 from onnxprune.groups import Coupling
 from onnxprune.histogram import Histogram
 from onnxprune.instrument import PICKED, Probe, Want, instrumented, probes_of
-from onnxprune.parts import Engine, Parts
+from onnxprune.parts import Apart, Engine, Parts
 from onnxprune.rules.base import Dim
 from onnxprune.runtime import run
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
 
 Floats = NDArray[np.float64]
 
@@ -129,13 +133,12 @@ def calibrate(
     found: dict[Dim, Statistics] = {}
     if not probes:
         return found
-    session, inputs, each, seen = None, [], dict[Probe, int](), 0
+    session, inputs, each, seen = None, list[str](), dict[Probe, int](), 0
     maps = any(Want.RANKS in p.want for p in probes)
     rng = np.random.default_rng(seed)
     for feed in batches:
         if session is None:
-            model = instrumented(graph, probes, feed)
-            session, inputs = engine.session(model), [i.name for i in model.graph.input if i.name in feed]
+            session, inputs = _ready(graph, probes, feed, engine)
             sampling = [p for p in probes if p.samples]
             none = {p.name("drawn"): np.zeros(1, np.float32) for p in sampling}
             none |= {PICKED: np.zeros(1, np.float32)} if maps else {}
@@ -155,6 +158,13 @@ def calibrate(
                 )
             found.setdefault(probe.dim, _nothing(probe)).add(made, rows(feed))
     return found
+
+
+def _ready(graph: Graph, probes: Sequence[Probe], feed: Feed, engine: Engine) -> tuple[InferenceSession, list[str]]:
+    """What runs the model with its probes, and the inputs that it reads."""
+    apart = Apart()
+    model = instrumented(graph, probes, feed, apart)
+    return engine.session(model, apart), [i.name for i in model.graph.input if i.name in feed]
 
 
 def _each(probe: Probe, shape: Array, samples: int, in_all: int | None) -> int:
@@ -215,11 +225,12 @@ def shapes_met(coupling: Coupling, feed: Feed, engine: Engine) -> dict[str, tupl
     wanted = sorted(names - set(feed) - set(graph.constants))
     if not wanted:
         return found
-    model = Parts(graph).part(0, len(graph.nodes), {n: v.dtype for n, v in feed.items()}, wanted)
+    apart = Apart()
+    model = Parts(graph).part(0, len(graph.nodes), {n: v.dtype for n, v in feed.items()}, wanted, store=apart)
     del model.graph.output[:]
     for name in wanted:
         model.graph.node.append(helper.make_node("Shape", [name], [f"onnxprune_shape_{name}"]))
         model.graph.output.append(helper.make_empty_tensor_value_info(f"onnxprune_shape_{name}"))
     inputs = {i.name: feed[i.name] for i in model.graph.input}
-    shapes = run(engine.session(model), inputs).values()
+    shapes = run(engine.session(model, apart), inputs).values()
     return found | {n: tuple(s.tolist()) for n, s in zip(wanted, shapes, strict=True)}

@@ -97,7 +97,7 @@ class Consumer:
 
     def patch(self, weights: Array, offset: Floats | None) -> Patch:
         """The model with other weights, laid out as `weights`, and with another `offset`, where there is place."""
-        w = weights / self.each.alpha
+        w = weights if self.each.alpha == 1 else weights / self.each.alpha
         spec, graph = self.spec, self.coupling.graph
         name = self.coupling.source.get(spec.w_in.value, spec.w_in.value)
         shape = tuple(s for s in graph.shapes.get(name) or () if isinstance(s, int))

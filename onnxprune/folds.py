@@ -12,7 +12,7 @@ so that a replay, here or on a re-export, computes the same numbers. Sums run in
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,7 +25,7 @@ from onnxprune.errors import PlanError
 from onnxprune.graph import Graph, Node
 from onnxprune.groups import Coupling
 from onnxprune.rules.base import Index, Linear
-from onnxprune.sums import Sums
+from onnxprune.sums import CHUNK, Sums
 from onnxprune.tensors import FLOATS
 
 Array = NDArray[Any]
@@ -174,13 +174,27 @@ def _indices(*lists: Any) -> tuple[Index, ...]:
     return arrays
 
 
-def weighed(rows: Array, groups: int, channels: Index, values: Floats) -> Floats:
-    """[output]: the sum of W over `channels`, each times its value; the channels count over all groups."""
+def weighed(
+    rows: Array, groups: int, channels: Index, values: Floats, of: Callable[[Array], Array] = np.asarray
+) -> Floats:
+    """[output]: the sum of W over `channels`, each times its value; the channels count over all groups.
+
+    Args:
+        rows: W, [output, input of its group, the rest].
+        groups: of channels.
+        channels: that are summed over.
+        values: of each.
+        of: what is summed in the place of W, element by element; it sees a part of W at a time.
+    """
     if groups == 1:
-        return np.asarray((rows[:, channels].sum(axis=2, dtype=np.float64) * values).sum(axis=1))
+        found, step = np.empty(len(rows)), max(1, CHUNK // max(1, channels.size * rows.shape[2]))
+        for start in range(0, len(rows), step):
+            part = of(rows[start : start + step, channels]).sum(axis=2, dtype=np.float64)
+            found[start : start + step] = (part * values).sum(axis=1)
+        return found
     each = np.zeros(groups * rows.shape[1])
     each[channels] = values
-    taps = rows.sum(axis=2, dtype=np.float64).reshape(groups, -1, rows.shape[1])
+    taps = of(rows).sum(axis=2, dtype=np.float64).reshape(groups, -1, rows.shape[1])
     return np.asarray((taps * each.reshape(groups, 1, -1)).sum(axis=2).reshape(-1))
 
 

@@ -14,6 +14,7 @@ from onnxprune.feeds import Feed
 from onnxprune.graph import Graph
 from onnxprune.parts import Parts
 from onnxprune.rules.base import Dim
+from onnxprune.tensors import Store, in_proto
 
 
 class Want(Flag):
@@ -81,16 +82,17 @@ def _width(graph: Graph, dim: Dim) -> int:
     return size
 
 
-def instrumented(graph: Graph, probes: Sequence[Probe], feed: Feed) -> ModelProto:
+def instrumented(graph: Graph, probes: Sequence[Probe], feed: Feed, store: Store = in_proto) -> ModelProto:
     """The model up to the values, and nodes that reduce them.
 
     Args:
         graph: the model; not changed.
         probes: what is collected.
         feed: an input such as it will get.
+        store: where the weights go.
     """
     values = list(dict.fromkeys(p.dim.value for p in probes if p.dim.value not in feed))
-    model = Parts(graph).part(0, len(graph.nodes), {n: v.dtype for n, v in feed.items()}, values)
+    model = Parts(graph).part(0, len(graph.nodes), {n: v.dtype for n, v in feed.items()}, values, store=store)
     known = {i.name for i in model.graph.input}
     for name in {p.dim.value: None for p in probes if p.dim.value in feed and p.dim.value not in known}:
         kind = helper.np_dtype_to_tensor_dtype(feed[name].dtype)

@@ -22,10 +22,14 @@ from onnxprune.feeds import Array, Feed
 from onnxprune.graph import PROTOBUF_LIMIT, Graph
 from onnxprune.patch import NOTHING, Patch
 from onnxprune.runtime import LEAN, processors, run, session
+from onnxprune.tensors import FLOATS, Bytes, Store, in_proto
+from onnxprune.writing import INLINE
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
+# Types that NumPy and ONNX Runtime both know.
+SHARED = FLOATS - {TensorProto.BFLOAT16} | {TensorProto.INT8, TensorProto.UINT8, TensorProto.INT32, TensorProto.INT64}
 IN_MEMORY = 3 << 29  # bytes of values kept in memory; the rest goes to files
 
 
@@ -36,14 +40,45 @@ class Engine:
     provider: str = "cpu"
     threads: int | None = None
 
-    def session(self, model: ModelProto) -> InferenceSession:
-        """A session that keeps no memory between runs: many come and go."""
-        return session(model, self.provider, self.threads, arena=False, config=LEAN)
+    def session(self, model: ModelProto, apart: Apart | None = None) -> InferenceSession:
+        """A session that keeps no memory between runs: many come and go. `apart`: weights beside the model."""
+        weights = apart.weights if apart is not None else None
+        return session(model, self.provider, self.threads, arena=False, config=LEAN, weights=weights)
 
     @property
     def workers(self) -> int:
         """How many things may be done at once: as many as threads were asked for, else processors."""
         return self.threads or processors()
+
+
+class Apart:
+    """A store for larger weights beside a model in memory: inside they would be copied with it, again and again.
+
+    Attributes:
+        weights: by name; read-only.
+    """
+
+    # What NumPy and ONNX Runtime both know.
+    KINDS = FLOATS - {TensorProto.BFLOAT16} | {
+        TensorProto.INT8,
+        TensorProto.UINT8,
+        TensorProto.INT32,
+        TensorProto.INT64,
+    }
+
+    def __init__(self) -> None:
+        """Empty."""
+        self.weights: dict[str, Array] = {}
+
+    def __call__(self, tensor: TensorProto, data: Bytes) -> None:
+        """Keep the bytes of a tensor, and say in the tensor that they are elsewhere."""
+        if len(data) < INLINE or tensor.data_type not in SHARED:
+            in_proto(tensor, data)
+            return
+        array = np.frombuffer(data, helper.tensor_dtype_to_np_dtype(tensor.data_type))
+        self.weights[tensor.name] = array.reshape(tuple(tensor.dims))
+        tensor.data_location = TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value="apart")
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,10 +94,11 @@ class Parts:
         inputs: Mapping[str, np.dtype[Any]],
         outputs: Sequence[str],
         patch: Patch = NOTHING,
+        store: Store = in_proto,
     ) -> ModelProto:
         """The model that computes `outputs` from `inputs`, values that are there before node `start`.
 
-        Weights, and what is made of weights alone, are part of it wherever they stand.
+        Weights, and what is made of weights alone, are part of it wherever they stand; they go into a store.
 
         Raises:
             ModelError: its weights are more than a message holds.
@@ -78,8 +114,10 @@ class Parts:
                 needed.update(filter(None, (*node.inputs, *node.captures)))
         protos = [_copy(node.proto) for node in reversed(nodes)]
         fresh = patch.rewire(protos)
-        needed.update(name for proto in protos for name in proto.input)
-        weights = [patch.put(TensorProto(), graph, name) for name in sorted(needed & graph.constants.keys())]
+        # ONNX Runtime forgets what nothing reads any more, and refuses data for it.
+        read = {*outputs, *(n for node in nodes for n in node.captures), *(n for p in protos for n in p.input)}
+        needed |= read
+        weights = [patch.put(TensorProto(), graph, name, store) for name in sorted(read & graph.constants.keys())]
         if sum(t.ByteSize() for t in weights) >= PROTOBUF_LIMIT:
             raise ModelError(f"{graph.name}: too big to be run in parts; use --criterion l2 and --recover none")
         given = [
@@ -92,6 +130,14 @@ class Parts:
         model.ir_version = max(4, graph.proto.ir_version)
         model.functions.extend(graph.proto.functions)
         return model
+
+    def ready(
+        self, engine: Engine, start: int, inputs: Mapping[str, _Kept], stop: int, outputs: Sequence[str], patch: Patch
+    ) -> tuple[InferenceSession, list[str]]:
+        """What runs a part, and the inputs that it reads; see `part`."""
+        apart = Apart()
+        model = self.part(start, stop, {n: v.dtype for n, v in inputs.items()}, outputs, patch, apart)
+        return engine.session(model, apart), [i.name for i in model.graph.input]
 
     def crossing(self, stop: int) -> list[str]:
         """Values that nodes before `stop` compute, or inputs, and that are needed from there on."""
@@ -146,8 +192,7 @@ class Walk:
         new = [n for n in dict.fromkeys((*wanted, *crossing)) if n not in here]
         ready = None
         if new and here:
-            model = self.parts.part(self.at, stop, {n: v.dtype for n, v in here.items()}, new, self.patch)
-            ready = self.engine.session(model), [i.name for i in model.graph.input]
+            ready = self.parts.ready(self.engine, self.at, here, stop, new, self.patch)
         for values in self._values:
             made = {}
             if ready:
@@ -193,8 +238,7 @@ class Place:
         ready = None
         if new:
             stop = len(self.parts.graph.nodes)
-            model = self.parts.part(self.at, stop, {n: v.dtype for n, v in here.items()}, new, self.patch | patch)
-            ready = engine.session(model), [i.name for i in model.graph.input]
+            ready = self.parts.ready(engine, self.at, here, stop, new, self.patch | patch)
         for values in self.values:
             found = {n: values[n].get() for n in outputs if n in values}
             if ready:

@@ -37,7 +37,7 @@ class Patch:
         source = graph.constants[name]
         if name in self.weights:
             dtype = helper.tensor_dtype_to_np_dtype(source.data_type)
-            fill(target, source, name, self.weights[name].astype(dtype), store)
+            fill(target, source, name, self.weights[name].astype(dtype, copy=False), store)
         elif name in graph.filled:
             fill(target, source, name, graph.array(name), store)
         else:

@@ -102,6 +102,7 @@ def session(
     arena: bool = True,
     config: Mapping[str, str] | None = None,
     profile: str | os.PathLike[str] | None = None,
+    weights: Mapping[str, Array] | None = None,
 ) -> InferenceSession:
     """An ONNX Runtime session that runs on the wanted provider or fails; it never falls back to another.
 
@@ -114,6 +115,7 @@ def session(
         arena: keep memory for the next run; off where many sessions come and go.
         config: entries for `SessionOptions.add_session_config_entry`.
         profile: how the name of the file begins into which ONNX Runtime writes what every node took.
+        weights: of a model in memory: the data of those of its tensors that say they are elsewhere; they are copied.
 
     Raises:
         ModelError: the model is missing, broken or refused, with ONNX Runtime's reason.
@@ -124,7 +126,7 @@ def session(
 
     if threads is not None and threads < 1:
         raise OptionError(f"threads must be at least 1, not {threads}; leave it out for ONNX Runtime's choice")
-    wanted, source = resolve(provider), _source(model)
+    wanted, source = resolve(provider), _source(model, weights or {})
     if provider == "tensorrt" and not optimize:
         provider, wanted = "cuda", resolve("cuda")
     levels = onnxruntime.GraphOptimizationLevel
@@ -138,6 +140,8 @@ def session(
     options.enable_mem_pattern = arena and provider != "dml"  # which does not support it
     for key, value in (config or {}).items():
         options.add_session_config_entry(key, value)
+    if weights:
+        options.add_external_initializers([*weights], [to_ort(value) for value in weights.values()])
     if profile is not None:
         options.enable_profiling, options.profile_file_prefix = True, os.fspath(profile)
     chain = [(wanted, _provider_options(provider, model, threads, optimize, arena)), ("CPUExecutionProvider", {})]
@@ -179,8 +183,8 @@ def _provider_options(provider: str, model: Model, threads: int | None, optimize
     return exact if arena else exact | {"arena_extend_strategy": "kSameAsRequested"}
 
 
-def _source(model: Model) -> str | bytes:
-    """What ONNX Runtime takes: a path that exists, or bytes."""
+def _source(model: Model, weights: Mapping[str, Array]) -> str | bytes:
+    """What ONNX Runtime takes: a path that exists, or bytes, of a model that has all data but those of some weights."""
     name = model_name(model)
     if isinstance(model, bytes):
         return model
@@ -188,7 +192,8 @@ def _source(model: Model) -> str | bytes:
         if not os.path.isfile(model):
             raise ModelError(f"{name}: no such file; check the path")
         return os.fspath(model)
-    external = next((t for t in model.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL), None)
+    outside = (t for t in model.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL)
+    external = next((t for t in outside if t.name not in weights), None)
     if external is not None:
         raise ModelError(f"{name}: the data of '{external.name}' are in another file; pass the model's path instead")
     try:

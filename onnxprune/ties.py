@@ -144,7 +144,8 @@ class Makers:
         for y, norm in norms.items():
             for dim in (norm.mean, *norm.scaled):
                 values[dim] = _times(values[dim], scales[y])
-        new = {dim: clusters.mean(rows) for dim, rows in values.items()}
+        # The largest weights are not held twice, where what they were is not asked for again.
+        new = {dim: clusters.mean(values[dim] if variance else values.pop(dim)) for dim in list(values)}
         for member in self.members:
             dim = Dim(member.use, member.axis)
             if variance and member.role == "out" and dim not in self._norms:
@@ -174,7 +175,7 @@ class Makers:
         array, at = np.array(self._read(member, patch)), self._places[member]
         assert at is not None
         moved = np.moveaxis(array, member.axis, 0)
-        moved[at] = rows.reshape(*at.shape, *moved.shape[1:]).astype(array.dtype)
+        moved[at] = rows.reshape(*at.shape, *moved.shape[1:]).astype(array.dtype, copy=False)
         own = member.use != member.constant
         return Patch(inputs={self._slot(member): array}) if own else Patch({member.constant: array})
 

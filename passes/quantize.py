@@ -21,12 +21,12 @@ from onnxprune.quantized import account, halves, integers
 from onnxprune.quantized.bodies import bodies
 from onnxprune.quantized.choice import KEPT, Choice, check_float, choose, kept_by
 from onnxprune.quantized.processor import saturates
-from onnxprune.quantized.quiet import quiet, refusals
+from onnxprune.quantized.quiet import called, quiet, refusals
 from onnxprune.quantized.restore import restore
 from onnxprune.quantized.survival import check_survival
 from onnxprune.quantized.working import Working, prepared, raised, working
 from onnxprune.rules.base import Options
-from onnxprune.runtime import session
+from onnxprune.runtime import LEAN, session
 from onnxprune.steps import Context, Outcome
 from onnxprune.tensors import copied
 
@@ -131,10 +131,13 @@ class Quantize:
             restore(made, graph, work.names)
             notes |= account.versions(graph, made)
             notes["weight_bytes"] = {"before": account.weight_bytes(graph.proto), "after": account.weight_bytes(made)}
+            trial = folder / "made.onnx"
+            trial.write_bytes(made.SerializeToString())
+            with called(graph.name, trial):
+                session(trial, context.provider, context.threads, optimize=False, arena=False, config=LEAN)
+            if self.mode == "float16" and context.provider == "cpu":
+                check_survival(trial, graph.name)
             model = context.make(lambda store: copied(made, folder, store))
-        session(model, context.provider, context.threads, optimize=False, arena=False)  # or a ModelError
-        if self.mode == "float16" and context.provider == "cpu":
-            check_survival(model, graph.name)
         return Outcome(model, {"quantize": notes}, said=account.said(notes))
 
     def _opset(self) -> int:
@@ -182,9 +185,9 @@ class Quantize:
         with refusals(name):
             if self.mode == "static":
                 integers.static(work.path, target, feeds, grid, ops, stays, self.calibration, context.provider)
+                made = onnx.load(target, load_external_data=False)
             else:
-                integers.dynamic(work.path, target, grid, ops, stays)
-        made = onnx.load(target, load_external_data=False)
+                made = integers.dynamic(work.path, target, grid, ops, stays)
         notes |= {"weights": self.weights, "activations": self.activations, "reduce_range": reduce}
         if self.mode == "static":
             notes["calibration"] = {"method": self.calibration, "samples": sum(map(rows, feeds))}

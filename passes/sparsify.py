@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from math import isclose
 from pathlib import Path
 from typing import Any, ClassVar
@@ -124,8 +125,7 @@ class Sparsify:
             work = Work(graph, layers, [way] * len(layers), turn, engine, self.seed, context.on_stage)
             if self.scope == "global":
                 work = work.ranked(share)
-            patch = work.patch()
-            model = context.make(lambda store: patched(graph, patch, store))
+            model = context.make(partial(patched, graph, work.patch()))  # and the patch is let go
         done = [work.done[layer.reader.constant] for layer in layers]
         outcome, rounded = Outcome(model), 0
         if self.cut and pattern.survives_cuts and any(d.hollow for d in done):

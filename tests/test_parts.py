@@ -1,12 +1,13 @@
 """Models run part by part."""
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto, helper
 
 from onnxprune import parts
 from onnxprune.errors import ModelError
@@ -130,3 +131,48 @@ def test_a_model_of_too_many_bytes(
     monkeypatch.setattr(parts, "PROTOBUF_LIMIT", 10)
     with pytest.raises(ModelError, match="too big to be run in parts"):
         Walk(graph, feeds, ENGINE).go(len(graph.nodes))
+
+
+def test_larger_weights_stay_beside_the_model(graph: Graph) -> None:
+    apart = parts.Apart()
+    model = Parts(graph).part(0, len(graph.nodes), {"x": np.dtype(np.float32)}, graph.outputs, store=apart)
+    sizes = {name: 4 * graph.size(name) for name in graph.constants}
+    assert set(apart.weights) == {name for name, size in sizes.items() if size >= 1024}
+    assert model.ByteSize() < 4096
+    for name, value in apart.weights.items():
+        np.testing.assert_array_equal(value, graph.array(name), strict=True)
+
+
+def test_a_session_keeps_nothing_that_was_beside_the_model() -> None:
+    b = Builder()
+    graph = load(b.model(b.op("MatMul", b.input("x", 1, 512), b.weight(512, 2048))))
+    tracemalloc.start()
+    walk = Walk(graph, [{"x": np.ones((1, 512), np.float32)}], ENGINE)
+    place = walk.here().rest(Patch(), graph.outputs, ENGINE)
+    next(place)
+    now, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert now < 0.1 * 4 * 512 * 2048
+    assert peak < 1.5 * 4 * 512 * 2048  # the bytes of the weight as protobuf hands them out
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float16, np.int64, "bfloat16"])
+def test_weights_of_all_types(dtype: Any) -> None:
+    b = Builder()
+    kind = helper.tensor_dtype_to_np_dtype(TensorProto.BFLOAT16) if dtype == "bfloat16" else np.dtype(dtype)
+    model = b.model(b.op("Cast", b.op("Identity", b.const(np.arange(900).astype(kind), "w")), to=TensorProto.FLOAT))
+    (found,) = Walk(load(model), [{}], ENGINE).rest(Patch(), load(model).outputs, ENGINE)
+    np.testing.assert_array_equal(next(iter(found.values())), np.arange(900).astype(kind).astype(np.float32))
+
+
+def test_a_large_bias_that_a_patch_takes_the_place_of() -> None:
+    b = Builder()
+    graph = load(b.model(b.gemm(b.input("x", 1, 4), 512, name="head")))
+    feed = {"x": np.ones((1, 4), np.float32)}
+    bias = np.arange(512, dtype=np.float32)
+    patch = Patch(inputs={(graph.nodes[0].outputs[0], 2): bias})
+    (found,) = Walk(graph, [feed], ENGINE).rest(patch, graph.outputs, ENGINE)
+    (known,) = Walk(graph, [feed], ENGINE).rest(Patch(), graph.outputs, ENGINE)
+    old = graph.array(graph.nodes[0].inputs[2])
+    name = graph.outputs[0]
+    np.testing.assert_allclose(found[name] - bias, known[name] - old, atol=1e-4)

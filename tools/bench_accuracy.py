@@ -29,7 +29,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import tomllib
 from collections.abc import Callable, Collection, Sequence
@@ -46,6 +45,7 @@ sys.path.insert(0, str(ROOT))
 from tools.accuracy_page import VARIANTS, Key, Row, key, read  # noqa: E402
 
 PRUNE = (sys.executable, "-m", "onnxprune", "prune")
+POLL = 0.02  # seconds
 WHOLE = {"ONNXPRUNE_CACHE": "off"}  # what a run takes must not depend on the runs before it
 
 
@@ -92,7 +92,7 @@ class Failed(Exception):
 
 @dataclass(frozen=True)
 class Done:
-    """What a command said last, how long it took, and the most memory that it held."""
+    """What a command said last, how long it took, and the most memory that it and its children held."""
 
     said: str
     seconds: float
@@ -137,15 +137,26 @@ class Bench:
 
 
 def _end(process: subprocess.Popen[bytes], timeout: float) -> tuple[int, int]:
-    """The exit code of a process, and the most bytes that it held."""
-    timer = threading.Timer(timeout, os.kill, (process.pid, signal.SIGKILL))
-    timer.start()
-    try:
-        _, status, usage = os.wait4(process.pid, 0)  # of this process; `getrusage` is of all that have ended
-    finally:
-        timer.cancel()
+    """The exit code of a process, and the most bytes that it and what it started held together."""
+    limit, most, ended = time.perf_counter() + timeout, 0, 0
+    while not ended:
+        ended, status, usage = os.wait4(process.pid, os.WNOHANG)  # of this one; `getrusage` is of all that have ended
+        if not ended:
+            most = max(most, _held(process.pid))
+            if time.perf_counter() > limit:
+                os.kill(process.pid, signal.SIGKILL)
+            time.sleep(POLL)
     process.returncode = os.waitstatus_to_exitcode(status)
-    return process.returncode, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return process.returncode, max(most, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024))
+
+
+def _held(pid: int) -> int:
+    """Bytes of a process and its children, and theirs, now; 0 where the system does not tell."""
+    with suppress(OSError):  # it has ended meanwhile
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") + sum(_held(int(child)) for child in children)
+    return 0
 
 
 def _last(file: IO[bytes]) -> str:

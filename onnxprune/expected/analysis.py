@@ -67,7 +67,7 @@ def _contract(laws: Laws, view: NodeView, each: Contraction) -> None:
         centre = centre + each.alpha * share * weighed(rows, spec.groups, known, mean[known])
     spread = np.zeros(rows.shape[0])
     if variance[known].any():
-        spread = each.alpha**2 * share * weighed(np.square(rows), spec.groups, known, variance[known])
+        spread = each.alpha**2 * share * weighed(rows, spec.groups, known, variance[known], np.square)
     blind = _reads(rows, spec.groups, open_)
     centre, spread = (np.where(blind, np.nan, v) for v in (centre, spread))
     form = [-1 if a == axis else 1 for a in range(len(view.out_shape()))]
@@ -78,7 +78,7 @@ def _reads(rows: Array, groups: int, channels: Index) -> NDArray[np.bool_]:
     """[output]: whether a weight over these channels is not zero."""
     if channels.size == groups * rows.shape[1]:
         return np.asarray(rows.any(axis=(1, 2)))
-    return weighed(rows != 0, groups, channels, np.ones(channels.size)) > 0
+    return weighed(rows, groups, channels, np.ones(channels.size), lambda part: part != 0) > 0
 
 
 def _bias(laws: Laws, view: NodeView, each: Contraction, size: int) -> Floats:

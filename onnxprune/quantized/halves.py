@@ -6,11 +6,16 @@ from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
+import onnx
 from onnx import ModelProto, TensorProto, helper
+from onnx.external_data_helper import uses_external_data
 
 from onnxprune.feeds import Array
 from onnxprune.graph import Graph
 from onnxprune.quantized.bodies import bodies, captured, rename
+from onnxprune.sums import CHUNK
+from onnxprune.tensors import bring, fill, in_proto, read_tensor
+from onnxprune.writing import DataFile
 
 LARGEST = float(np.finfo(np.float16).max)
 INFINITE = 1e38  # and more stands for infinity
@@ -30,16 +35,63 @@ def unfit_ops() -> frozenset[str]:
 def half(source: Path, blocked: Collection[str], keep_io: bool) -> ModelProto:
     """The model in float16, with casts around what stays, in no order.
 
+    The tool sees no numbers of larger weights: what it makes of their types is then done to them one by one.
+
     Args:
-        source: the model's file; its weights are all read.
+        source: the model's file. Weights of the new model lie beside it, too.
         blocked: names of nodes that stay, besides `unfit_ops`.
         keep_io: inputs and outputs stay float32.
     """
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    made: ModelProto = convert_float_to_float16(str(source), keep_io_types=keep_io, node_block_list=sorted(blocked))
+    known = source.with_name("known.onnx")
+    onnx.shape_inference.infer_shapes_path(str(source), str(known))
+    seen = onnx.load(known, load_external_data=False)
+    for node in seen.graph.node:
+        bring(node, source.parent, in_proto)
+    weights = {t.name: _without_numbers(t) for t in seen.graph.initializer if uses_external_data(t)}
+    made: ModelProto = convert_float_to_float16(
+        seen, keep_io_types=keep_io, node_block_list=sorted(blocked), disable_shape_infer=True
+    )
+    store = DataFile(source.with_name("halves.data"))
+    for tensor in made.graph.initializer:
+        if tensor.name not in weights:
+            continue
+        before, kind = weights[tensor.name], tensor.data_type
+        tensor.CopyFrom(before)
+        if kind != before.data_type:
+            values = rounded(read_tensor(before, source.parent))
+            tensor.Clear()
+            before.data_type = kind
+            fill(tensor, before, before.name, values, store)
     _widen(made)
+    casts = {node.output[0]: node.input[0] for node in made.graph.node if node.op_type == "Cast"}
+    for info in made.graph.value_info:
+        if (name := casts.get(info.name)) in weights:
+            kind = info.type.tensor_type.elem_type
+            info.CopyFrom(helper.make_tensor_value_info(info.name, kind, list(weights[name].dims)))
     return made
+
+
+def _without_numbers(tensor: TensorProto) -> TensorProto:
+    """The tensor as it was; it has no elements any more."""
+    before = TensorProto()
+    before.CopyFrom(tensor)
+    tensor.Clear()
+    tensor.name, tensor.data_type = before.name, before.data_type
+    tensor.dims.append(0)
+    return before
+
+
+def rounded(weights: Array) -> Array:
+    """Weights in float16, as the tool makes them: none vanishes or becomes infinite."""
+    from onnxruntime.transformers.float16 import convert_np_to_float16
+
+    found = np.empty(weights.shape, np.float16)
+    source, target = weights.reshape(-1), found.reshape(-1)
+    for start in range(0, source.size, CHUNK):
+        target[start : start + CHUNK] = convert_np_to_float16(source[start : start + CHUNK])
+    return found
 
 
 def _widen(model: ModelProto) -> None:
@@ -69,6 +121,11 @@ def staying(graph: Graph) -> dict[str, str]:
 
 
 def _is_lost(weights: Array) -> bool:
-    finite = weights[np.abs(weights) < INFINITE]
-    rounded = finite.clip(-LARGEST, LARGEST).astype(np.float16).astype(np.float32)
-    return bool(np.abs(finite - rounded).sum(dtype=np.float64) > TOLERATED * np.abs(finite).sum(dtype=np.float64))
+    flat, change, total = weights.reshape(-1), 0.0, 0.0
+    for start in range(0, flat.size, CHUNK):
+        part = flat[start : start + CHUNK]
+        finite = part[np.abs(part) < INFINITE]
+        held = finite.clip(-LARGEST, LARGEST).astype(np.float16).astype(np.float32)
+        change += float(np.abs(finite - held).sum(dtype=np.float64))
+        total += float(np.abs(finite).sum(dtype=np.float64))
+    return change > TOLERATED * total

@@ -6,7 +6,11 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import onnx
+from onnx import ModelProto, TensorProto
+
 from onnxprune.feeds import Feed
+from onnxprune.quantized.extremes import reduced, restored
 from onnxprune.runtime import resolve
 
 BITS_16 = ("uint16", "int16")
@@ -114,12 +118,15 @@ def static(
     )
 
 
-def dynamic(source: Path, target: Path, grid: Grid, ops: Collection[str], excluded: Sequence[str]) -> None:
-    """Write a model that takes the ranges of activations anew in every run; see `static`."""
+def dynamic(source: Path, target: Path, grid: Grid, ops: Collection[str], excluded: Sequence[str]) -> ModelProto:
+    """A model that takes the ranges of activations anew in every run; its larger weights are beside `target`."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
+    from onnxruntime.quantization.quant_utils import TENSOR_NAME_QUANT_SUFFIX
 
+    small = source.with_name("reduced.onnx")
+    wholes = reduced(source, small)
     quantize_dynamic(
-        str(source),
+        str(small),
         str(target),
         op_types_to_quantize=sorted((set(ops) - {"Gemm"}) | ({"MatMul"} if "Gemm" in ops else set())),
         per_channel=grid.per_channel,
@@ -127,4 +134,10 @@ def dynamic(source: Path, target: Path, grid: Grid, ops: Collection[str], exclud
         weight_type=getattr(QuantType, TYPES[grid.weights]),
         nodes_to_exclude=[*excluded, *(f"{name}{OF_GEMM}" for name in excluded)],
         use_external_data_format=True,
+        extra_options={
+            "DefaultTensorType": TensorProto.FLOAT
+        },  # of results whose shapes contradict the reduced weights
     )
+    made = onnx.load(target, load_external_data=False)
+    restored(made, wholes, source.parent, TENSOR_NAME_QUANT_SUFFIX)
+    return made

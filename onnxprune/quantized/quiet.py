@@ -6,6 +6,7 @@ import io
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
 
 from onnxprune.errors import MESSAGE_LIMIT, ModelError, one_line
 
@@ -48,3 +49,16 @@ def refusals(name: str) -> Iterator[None]:
         raise ModelError(
             f"{name}: ONNX Runtime's tools cannot quantize it ({text}); see quantize's keep and ops"
         ) from error
+
+
+@contextmanager
+def called(name: str, path: Path) -> Iterator[None]:
+    """Errors about a file that nobody knows are about the model of this name.
+
+    Raises:
+        ModelError: what was raised, with the name.
+    """
+    try:
+        yield
+    except ModelError as error:
+        raise ModelError(str(error).replace(str(path), name)) from error

@@ -15,6 +15,7 @@ import sys
 import onnxruntime
 options = onnxruntime.SessionOptions()
 options.log_severity_level = 4
+options.add_session_config_entry("session.disable_prepacking", "1")
 source = sys.argv[1] if len(sys.argv) > 1 else sys.stdin.buffer.read()
 onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 """

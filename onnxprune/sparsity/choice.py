@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
@@ -54,7 +53,7 @@ class Chosen:
     """
 
     gone: Mask
-    matrix: Floats | None = None
+    matrix: Array | None = None
     shift: Floats | None = None
     error: float | None = None
     damping: float | None = None
@@ -76,7 +75,7 @@ def choose(layer: Layer, way: Way, seen: Seen | None) -> Chosen:
     if seen is None:
         return Chosen(gone)
     before = layer.matrix()
-    return Chosen(gone, error=_error(before, np.where(gone, 0.0, before), seen.check, None))
+    return Chosen(gone, error=_error(before, np.where(gone, before.dtype.type(0), before), seen.check, None))
 
 
 def scores_of(layer: Layer, criterion: str, seen: Seen | None) -> Array:
@@ -86,7 +85,7 @@ def scores_of(layer: Layer, criterion: str, seen: Seen | None) -> Array:
     assert seen is not None
     w = layer.matrix()
     if criterion == "wanda":
-        return np.abs(w) * np.sqrt(seen.fit.power)[:, None, :]
+        return np.asarray(np.abs(w) * np.sqrt(seen.fit.power).astype(w.dtype)[:, None, :])
     scores = np.empty_like(w)
     for number, span in enumerate(seen.fit.spans):
         inverse = np.square(_factor(layer, seen.fit, number, DAMPINGS[0])).sum(axis=1)
@@ -97,42 +96,44 @@ def scores_of(layer: Layer, criterion: str, seen: Seen | None) -> Array:
 def _least(layer: Layer, way: Way, seen: Seen) -> Chosen:
     """SparseGPT at rising dampings while the error on held-out samples falls; then least squares at the best."""
     before, fit, free = layer.matrix(), seen.fit, layer.reader.bias is not None
-    found = list[tuple[float, float, _Pruned]]()
+
+    def missed(after: Array) -> float:
+        return _error(before, after, seen.check, fit.shift(before, after) if free else None)
+
+    found: tuple[float, float, Array, Mask] | None = None
     for damping in DAMPINGS:
-        pruned = _pruned(layer, before, way, fit, damping)
-        error = _error(before, pruned.after, seen.check, _shift(before, pruned.after, fit, free))
-        if found and not error < found[-1][0]:
+        after, gone = _pruned(layer, before, way, fit, damping)
+        error = missed(after)
+        if found is not None and not error < found[0]:
             break
-        found = [(error, damping, pruned)]
-    error, damping, pruned = found[-1]
-    after, settled = pruned.after, np.empty_like(before)
+        found = error, damping, after, gone
+    assert found is not None
+    error, damping, after, gone = found
+    settled = np.empty_like(before)
     for number, span in enumerate(fit.spans):
-        aim, start, gone = pruned.aim[..., span], after[..., span], pruned.gone[..., span]
         pull = np.maximum(damping, fit.rounding(number, free))
-        settled[..., span] = settle(aim, start, gone, fit.gram(number, free), pull)
-    less = _error(before, settled, seen.check, _shift(before, settled, fit, free))
+        aim = _aim(before, fit, number, free, _factor(layer, fit, number, damping))
+        settled[..., span] = settle(aim, after[..., span], gone[..., span], fit.gram(number, free), pull)
+    less = missed(settled)
     if less < error:
         after, error = settled, less
-    shift = _shift(before, after, fit, free)
-    return Chosen(pruned.gone, after, None if shift is None else shift.reshape(-1), error, damping)
+    shift = fit.shift(before, after).reshape(-1) if free else None
+    return Chosen(gone, after, shift, error, damping)
 
 
-class _Pruned(NamedTuple):
-    """Dense weights that make up for what is missed, what became of them, and which went."""
-
-    aim: Floats
-    after: Floats
-    gone: Mask
-
-
-def _pruned(layer: Layer, before: Floats, way: Way, rows: Moments, damping: float) -> _Pruned:
-    rule, lack = layer.grid.choose(way.share, way.threshold), rows.lack(layer.reader.bias is not None)
-    made = _Pruned(np.empty_like(before), np.empty_like(before), np.empty(before.shape, dtype=bool))
+def _pruned(layer: Layer, before: Array, way: Way, rows: Moments, damping: float) -> tuple[Array, Mask]:
+    """What the weights become, and which went; block after block, and between two in the type of the weights."""
+    rule, free = layer.grid.choose(way.share, way.threshold), layer.reader.bias is not None
+    after, gone = np.empty_like(before), np.empty(before.shape, dtype=bool)
     for number, span in enumerate(rows.spans):
         u = _factor(layer, rows, number, damping)
-        made.aim[..., span] = before[..., span] + lack[..., span] @ u.swapaxes(1, 2) @ u
-        made.after[..., span], made.gone[..., span] = prune(made.aim[..., span], u, layer.grid, rule)
-    return made
+        after[..., span], gone[..., span] = prune(_aim(before, rows, number, free, u), u, layer.grid, rule)
+    return after, gone
+
+
+def _aim(before: Array, rows: Moments, number: int, free: bool, u: Floats) -> Floats:
+    """Dense weights of a block that make up for what is missed."""
+    return np.asarray(before[..., rows.spans[number]] + rows.lack(number, free) @ u.swapaxes(1, 2) @ u)
 
 
 def _factor(layer: Layer, rows: Moments, number: int, damping: float) -> Floats:
@@ -145,11 +146,6 @@ def _factor(layer: Layer, rows: Moments, number: int, damping: float) -> Floats:
     return factor(gram, np.maximum(DAMPINGS[-1], least))
 
 
-def _shift(before: Floats, after: Floats, rows: Moments, free: bool) -> Floats | None:
-    """[groups, outputs]: what makes up for the mean, where there is a bias."""
-    return rows.behind - np.einsum("gof,gf->go", after - before, rows.mean) if free else None
-
-
-def _error(before: Floats, after: Floats, rows: Moments, shift: Floats | None) -> float:
+def _error(before: Array, after: Array, rows: Moments, shift: Floats | None) -> float:
     """Mean squared error of the result, relative to its variance."""
-    return rows.error(after - before, shift) / max(rows.variance(before), float(np.finfo(float).tiny))
+    return rows.error(before, after, shift) / max(rows.variance(before), float(np.finfo(float).tiny))

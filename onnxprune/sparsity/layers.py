@@ -59,9 +59,10 @@ class Layer:
         """Weights."""
         return self.shape.groups * self.shape.outputs * self.columns
 
-    def matrix(self) -> Floats:
-        """[groups, outputs, columns], made anew each time: layers are many."""
-        return np.asarray(self.grid.lay(Consumer(self.reader.each, self.reader.constant).weights))
+    def matrix(self) -> Array:
+        """[groups, outputs, columns], with Gemm's alpha, made anew each time: layers are many."""
+        raw, alpha = self.raw(), self.reader.each.alpha
+        return raw if alpha == 1 else (raw.astype(np.float64) * alpha).astype(raw.dtype)
 
     def raw(self) -> Array:
         """[groups, outputs, columns]: the weights as the model has them, without Gemm's alpha."""

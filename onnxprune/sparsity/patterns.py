@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.errors import OptionError
+from onnxprune.sums import CHUNK
 
 Array: TypeAlias = NDArray[Any]
 Floats: TypeAlias = NDArray[np.float64]
@@ -173,9 +174,11 @@ def lowest_by_row(scores: Array, share: float) -> Mask:
     """The lowest share of every row."""
     count = round(share * scores.shape[-1])
     found = np.zeros(scores.shape, dtype=bool)
-    if count:
-        lowest = np.argpartition(scores, count - 1, axis=-1)[..., :count]
-        np.put_along_axis(found, lowest, True, axis=-1)
+    step = max(1, CHUNK // scores[0, :1].size)
+    for start in range(0, scores.shape[1] if count else 0, step):  # an index takes twice the room of a weight
+        part = slice(start, start + step)
+        lowest = np.argpartition(scores[:, part], count - 1, axis=-1)[..., :count]
+        np.put_along_axis(found[:, part], lowest, True, axis=-1)
     return found
 
 

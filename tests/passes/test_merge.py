@@ -1,5 +1,6 @@
 """Channels that are merged: exact by the tied model, free where they are equal, and said where it cannot be."""
 
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,13 @@ import onnx
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from onnxprune import Pipeline, Result
+from onnxprune import Pipeline, Result, clusters, folds
 from onnxprune.errors import ModelError, OptionError, TargetError
+from onnxprune.graph import load
 from onnxprune.passes import get
+from onnxprune.passes.merge import Merge
 from onnxprune.runtime import run, session
+from onnxprune.steps import Context
 from onnxprune.testing import Builder, close, sandwich
 from onnxprune.validate import Checks
 from tests.trained import pictures, trained
@@ -299,3 +303,16 @@ def test_targets_that_cannot_be_met() -> None:
     )
     with pytest.raises(ModelError, match=r"merge: no channels can be merged \(nothing can be cut\)"):
         merged(model)
+
+
+def test_the_largest_weight_is_not_copied_as_a_whole_more_than_it_must_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    for room in (clusters, folds):
+        monkeypatch.setattr(room, "CHUNK", 1 << 16)
+    b = Builder()
+    y = b.op("Relu", b.gemm(b.input("x", 1, 1 << 14), 128))
+    graph = load(b.model(b.gemm(y, 8)))
+    tracemalloc.start()
+    Merge(target="channels=0.75", align=1)(graph, Context())
+    peak = tracemalloc.get_traced_memory()[1] / (4 * sum(map(graph.size, graph.constants)))
+    tracemalloc.stop()
+    assert peak < 4

@@ -1,5 +1,6 @@
 """Weights become zero in their pattern, and the rest makes up for it."""
 
+import tracemalloc
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -15,6 +16,7 @@ from onnxprune.errors import DataError, OptionError
 from onnxprune.feeds import random_feeds
 from onnxprune.passes import get
 from onnxprune.pipeline import Result
+from onnxprune.sparsity import moments, patterns
 from onnxprune.testing import Builder, arrays
 from tools.networks import grow
 
@@ -423,3 +425,18 @@ def test_random_networks(seed: int) -> None:
         assert "fits no layer" in str(error)
         return
     assert 0 < notes["zeros"] <= notes["weights"]
+
+
+@pytest.mark.parametrize("criterion", ["wanda", "obs"])
+def test_a_large_layer_is_never_in_float64_as_a_whole(criterion: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("FEATURES", "WIDE"):
+        monkeypatch.setattr(moments, name, 128)
+    monkeypatch.setattr(patterns, "CHUNK", 1 << 14)
+    b = Builder()
+    model = b.model(b.gemm(b.op("Relu", b.gemm(b.input("x", 1, 1024), 256)), 4))
+    x = np.random.default_rng(0).standard_normal((8, 1, 1024)).astype(np.float32)
+    tracemalloc.start()
+    Pipeline([get("sparsify")(criterion=criterion, cut=False)]).run(model, data=[{"x": each} for each in x], threads=1)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 12 * 4 * 256 * 1024  # modules that are loaded meanwhile included; it was 19 and more

@@ -20,7 +20,7 @@ def test_the_error_is_that_of_the_rows() -> None:
     change, shift = rows(2, 2, 3, 6), rows(3, 2, 1, 3)[:, 0]
     for bias in (None, shift):
         left = d - x @ change.swapaxes(1, 2) - (0 if bias is None else bias[:, None])
-        assert moments.error(change, bias) == pytest.approx(np.square(left).mean(axis=1).sum())
+        assert moments.error(-change, 0 * change, bias) == pytest.approx(np.square(left).mean(axis=1).sum())
     assert moments.variance(change) == pytest.approx((x @ change.swapaxes(1, 2)).var(axis=1).sum())
     np.testing.assert_allclose(moments.power, np.square(x).mean(axis=1))
 
@@ -31,7 +31,7 @@ def test_least_squares_by_moments(centred: bool) -> None:
     x, d = rows(0, 1, 50, 6), rows(1, 1, 50, 3)
     moments = Moments([slice(0, 6)])
     moments.add(x, d)
-    found = np.linalg.solve(moments.gram(0, centred)[0], moments.lack(centred)[0].T)
+    found = np.linalg.solve(moments.gram(0, centred)[0], moments.lack(0, centred)[0].T)
     design = np.concatenate([x[0], np.ones((50, 1))], axis=1) if centred else x[0]
     np.testing.assert_allclose(found, np.linalg.lstsq(design, d[0], rcond=None)[0][:6], atol=1e-9)
 
@@ -49,7 +49,8 @@ def test_far_from_zero_moments_are_as_true_as_near_it(centred: bool) -> None:
     for number, span in enumerate(moments.spans):
         np.testing.assert_allclose(moments.gram(number, centred), expected[:, span, span], rtol=1e-4, atol=1e-9)
         assert (moments.rounding(number, centred) < 1e-4).all()
-    np.testing.assert_allclose(moments.lack(centred), cross, rtol=1e-4, atol=1e-6)
+    found = [moments.lack(number, centred) for number in range(2)]
+    np.testing.assert_allclose(np.concatenate(found, axis=2), cross, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(moments.mean, exact.mean(axis=1), rtol=1e-9)
     np.testing.assert_allclose(moments.power, np.square(exact).mean(axis=1), rtol=1e-9)
 
@@ -70,3 +71,25 @@ def test_blocks_of_columns(columns: int, step: int) -> None:
     assert all(a.stop == b.start for a, b in pairwise(spans))
     assert all((s.stop - s.start) % step == 0 for s in spans)
     assert len(spans) == 1 or max(s.stop - s.start for s in spans) <= 1024 + step
+
+
+@pytest.mark.parametrize("centred", [True, False])
+def test_few_rows_say_what_sums_of_many_do(centred: bool) -> None:
+    """Rows are kept while they take less room than sums over them."""
+    x, d = rows(0, 2, 40, 6), rows(1, 2, 40, 3)
+    few, many = Moments([slice(0, 4), slice(4, 6)]), Moments([slice(0, 4), slice(4, 6)])
+    for start in range(0, 40, 2):
+        many.add(x[:, start : start + 2], d[:, start : start + 2])
+        if start < 4:
+            few.add(x[:, start : start + 2], d[:, start : start + 2])
+        if start == 2:
+            assert (len(few.few), few.many) == (2, None)
+    assert not many.few
+    early = Moments(few.spans, many=([np.zeros((2, 4, 4)), np.zeros((2, 2, 2))], np.zeros((2, 3, 6))))
+    early.add(x[:, :2], d[:, :2])
+    early.add(x[:, 2:4], d[:, 2:4])
+    for number in range(2):
+        np.testing.assert_allclose(few.gram(number, centred), early.gram(number, centred), atol=1e-12)
+        np.testing.assert_allclose(few.lack(number, centred), early.lack(number, centred), atol=1e-12)
+        np.testing.assert_allclose(few.rounding(number, centred), early.rounding(number, centred), rtol=1e-9)
+    np.testing.assert_allclose(few.power, early.power)
