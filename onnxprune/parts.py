@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import tempfile
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,11 +22,13 @@ from onnxprune.feeds import Array, Feed
 from onnxprune.graph import PROTOBUF_LIMIT, Graph
 from onnxprune.patch import NOTHING, Patch
 from onnxprune.runtime import LEAN, processors, run, session
+from onnxprune.tensors import Bytes, Store, in_proto
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 IN_MEMORY = 3 << 29  # bytes of values kept in memory; the rest goes to files
+SMALL = 1 << 10  # bytes of a weight that stays in the message: of shapes and the like ONNX Runtime wants to know more
 
 
 @dataclass(frozen=True)
@@ -36,14 +38,56 @@ class Engine:
     provider: str = "cpu"
     threads: int | None = None
 
-    def session(self, model: ModelProto) -> InferenceSession:
-        """A session that keeps no memory between runs: many come and go."""
-        return session(model, self.provider, self.threads, arena=False, config=LEAN)
+    def session(self, model: ModelProto, weights: Mapping[str, Array] | None = None) -> InferenceSession:
+        """A session that keeps no memory between runs: many come and go.
+
+        Args:
+            model: what it runs.
+            weights: initializers whose data the model lacks (see `Beside`); they have to live as long as the session.
+        """
+        return session(model, self.provider, self.threads, arena=False, config=LEAN, weights=weights)
+
+    def ready(self, make: Callable[[Store], ModelProto]) -> Ready:
+        """A session of the model that is made with the store that `make` is given."""
+        # Other providers take their own copies of weights, some of them from the message.
+        beside = Beside() if self.provider == "cpu" else None
+        model = make(in_proto if beside is None else beside)
+        weights = {} if beside is None else beside.weights
+        return Ready(self.session(model, weights), [i.name for i in model.graph.input], weights)
 
     @property
     def workers(self) -> int:
         """How many things may be done at once: as many as threads were asked for, else processors."""
         return self.threads or processors()
+
+
+class Beside:
+    """A store that keeps weights as arrays: ONNX Runtime reads them there, and the message, copied often, is small."""
+
+    def __init__(self) -> None:
+        self.weights: dict[str, Array] = {}
+
+    def __call__(self, tensor: TensorProto, data: Bytes) -> None:
+        """Keep the data of a tensor."""
+        if tensor.data_type not in (TensorProto.FLOAT, TensorProto.FLOAT16) or len(data) <= SMALL:
+            return in_proto(tensor, data)
+        tensor.data_location = TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value="beside")
+        dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+        self.weights[tensor.name] = np.frombuffer(data, dtype).reshape(tuple(tensor.dims))
+
+
+@dataclass(frozen=True, eq=False)
+class Ready:
+    """A session, the names of its inputs, and the weights that it reads where they are."""
+
+    session: InferenceSession
+    inputs: Sequence[str]
+    weights: Mapping[str, Array]
+
+    def __call__(self, values: Mapping[str, _Kept], outputs: Sequence[str]) -> dict[str, Any]:
+        """A run."""
+        return run(self.session, {name: values[name].get() for name in self.inputs}, outputs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,10 +103,11 @@ class Parts:
         inputs: Mapping[str, np.dtype[Any]],
         outputs: Sequence[str],
         patch: Patch = NOTHING,
+        store: Store = in_proto,
     ) -> ModelProto:
         """The model that computes `outputs` from `inputs`, values that are there before node `start`.
 
-        Weights, and what is made of weights alone, are part of it wherever they stand.
+        Weights, and what is made of weights alone, are part of it wherever they stand; their data go to `store`.
 
         Raises:
             ModelError: its weights are more than a message holds.
@@ -79,7 +124,7 @@ class Parts:
         protos = [_copy(node.proto) for node in reversed(nodes)]
         fresh = patch.rewire(protos)
         needed.update(name for proto in protos for name in proto.input)
-        weights = [patch.put(TensorProto(), graph, name) for name in sorted(needed & graph.constants.keys())]
+        weights = [patch.put(TensorProto(), graph, name, store) for name in sorted(needed & graph.constants.keys())]
         if sum(t.ByteSize() for t in weights) >= PROTOBUF_LIMIT:
             raise ModelError(f"{graph.name}: too big to be run in parts; use --criterion l2 and --recover none")
         given = [
@@ -146,12 +191,12 @@ class Walk:
         new = [n for n in dict.fromkeys((*wanted, *crossing)) if n not in here]
         ready = None
         if new and here:
-            model = self.parts.part(self.at, stop, {n: v.dtype for n, v in here.items()}, new, self.patch)
-            ready = self.engine.session(model), [i.name for i in model.graph.input]
+            types = {n: v.dtype for n, v in here.items()}
+            ready = self.engine.ready(partial(self.parts.part, self.at, stop, types, new, self.patch))
         for values in self._values:
             made = {}
             if ready:
-                made = run(ready[0], {name: values[name].get() for name in ready[1]}, new)
+                made = ready(values, new)
             result = {n: made[n] if n in made else values[n].get() for n in wanted}
             for name in [n for n in values if n not in crossing]:
                 del values[name]
@@ -192,13 +237,12 @@ class Place:
         new = [name for name in outputs if name not in here]
         ready = None
         if new:
-            stop = len(self.parts.graph.nodes)
-            model = self.parts.part(self.at, stop, {n: v.dtype for n, v in here.items()}, new, self.patch | patch)
-            ready = engine.session(model), [i.name for i in model.graph.input]
+            stop, types = len(self.parts.graph.nodes), {n: v.dtype for n, v in here.items()}
+            ready = engine.ready(partial(self.parts.part, self.at, stop, types, new, self.patch | patch))
         for values in self.values:
             found = {n: values[n].get() for n in outputs if n in values}
             if ready:
-                found |= run(ready[0], {name: values[name].get() for name in ready[1]}, new)
+                found |= ready(values, new)
             yield found
 
 

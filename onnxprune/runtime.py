@@ -10,7 +10,7 @@ import dataclasses
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib.metadata import packages_distributions
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -102,6 +102,7 @@ def session(
     arena: bool = True,
     config: Mapping[str, str] | None = None,
     profile: str | os.PathLike[str] | None = None,
+    weights: Mapping[str, Array] | None = None,
 ) -> InferenceSession:
     """An ONNX Runtime session that runs on the wanted provider or fails; it never falls back to another.
 
@@ -114,6 +115,7 @@ def session(
         arena: keep memory for the next run; off where many sessions come and go.
         config: entries for `SessionOptions.add_session_config_entry`.
         profile: how the name of the file begins into which ONNX Runtime writes what every node took.
+        weights: initializers that the model only declares, as external data; read where they are, as long as it runs.
 
     Raises:
         ModelError: the model is missing, broken or refused, with ONNX Runtime's reason.
@@ -124,7 +126,7 @@ def session(
 
     if threads is not None and threads < 1:
         raise OptionError(f"threads must be at least 1, not {threads}; leave it out for ONNX Runtime's choice")
-    wanted, source = resolve(provider), _source(model)
+    wanted, source = resolve(provider), _source(model, weights or {})
     if provider == "tensorrt" and not optimize:
         provider, wanted = "cuda", resolve("cuda")
     levels = onnxruntime.GraphOptimizationLevel
@@ -140,6 +142,8 @@ def session(
         options.add_session_config_entry(key, value)
     if profile is not None:
         options.enable_profiling, options.profile_file_prefix = True, os.fspath(profile)
+    if weights:
+        options.add_external_initializers(list(weights), [to_ort(value) for value in weights.values()])
     chain = [(wanted, _provider_options(provider, model, threads, optimize, arena)), ("CPUExecutionProvider", {})]
     if provider == "tensorrt":
         chain.insert(1, ("CUDAExecutionProvider", _provider_options("cuda", model, threads, optimize, arena)))
@@ -179,8 +183,8 @@ def _provider_options(provider: str, model: Model, threads: int | None, optimize
     return exact if arena else exact | {"arena_extend_strategy": "kSameAsRequested"}
 
 
-def _source(model: Model) -> str | bytes:
-    """What ONNX Runtime takes: a path that exists, or bytes."""
+def _source(model: Model, weights: Collection[str]) -> str | bytes:
+    """What ONNX Runtime takes: a path that exists, or bytes; these weights come in another way."""
     name = model_name(model)
     if isinstance(model, bytes):
         return model
@@ -188,7 +192,8 @@ def _source(model: Model) -> str | bytes:
         if not os.path.isfile(model):
             raise ModelError(f"{name}: no such file; check the path")
         return os.fspath(model)
-    external = next((t for t in model.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL), None)
+    outside = (t for t in model.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL)
+    external = next((t for t in outside if t.name not in weights), None)
     if external is not None:
         raise ModelError(f"{name}: the data of '{external.name}' are in another file; pass the model's path instead")
     try:

@@ -11,7 +11,7 @@ from onnx import ModelProto
 from onnxprune import parts
 from onnxprune.errors import ModelError
 from onnxprune.graph import Graph, load
-from onnxprune.parts import Engine, Parts, Walk
+from onnxprune.parts import Beside, Engine, Parts, Walk
 from onnxprune.patch import Patch, patched
 from onnxprune.runtime import run, session
 from onnxprune.testing import Builder, close
@@ -130,3 +130,24 @@ def test_a_model_of_too_many_bytes(
     monkeypatch.setattr(parts, "PROTOBUF_LIMIT", 10)
     with pytest.raises(ModelError, match="too big to be run in parts"):
         Walk(graph, feeds, ENGINE).go(len(graph.nodes))
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_weights_are_read_where_they_are(half: bool) -> None:
+    dtype = np.float16 if half else np.float32
+    b = Builder()
+    x = b.input("x", "N", 32)
+    x = b.op("Cast", x, to=10 if half else 1)
+    b.op("Relu", b.op("MatMul", x, b.const(np.eye(32, dtype=dtype), "wide")), name="y")
+    made = load(b.model("y"))
+    beside = Beside()
+    model = Parts(made).part(0, len(made.nodes), {"x": np.dtype(np.float32)}, ["y"], store=beside)
+    assert list(beside.weights) == ["wide"]
+    assert beside.weights["wide"].dtype == dtype
+    assert model.ByteSize() < beside.weights["wide"].nbytes
+    feed = {"x": np.random.default_rng(0).standard_normal((2, 32)).astype(np.float32)}
+    walk = Walk(made, [feed], ENGINE)
+    patch = Patch({"wide": np.eye(32) * 2})
+    plain, doubled = (next(iter(walk.rest(p, ["y"], ENGINE)))["y"] for p in (Patch(), patch))
+    np.testing.assert_allclose(plain, np.maximum(feed["x"], 0), rtol=1e-3)
+    np.testing.assert_array_equal(doubled, 2 * plain)
