@@ -42,7 +42,9 @@ def ridges(
     left = np.concatenate([cross - prior @ gram for prior in priors], axis=-2)
 
     def change(strength: float) -> Floats:
-        return solve(gram + strength * mean * np.eye(size), left)
+        damped = gram.copy()
+        damped[..., np.arange(size), np.arange(size)] += strength * mean[..., 0]
+        return solve(damped, left)
 
     changes = at_once(change, strengths, workers)
     return [[prior + change[..., n * rows : (n + 1) * rows, :] for n, prior in enumerate(priors)] for change in changes]
