@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ from onnxprune.instrument import PICKED, Probe, Want, instrumented, probes_of
 from onnxprune.parts import Engine, Parts
 from onnxprune.rules.base import Dim
 from onnxprune.runtime import run
+from onnxprune.solve import at_once
 
 Floats = NDArray[np.float64]
 
@@ -126,9 +128,9 @@ def calibrate(
         ModelError: ONNX Runtime does not run the model.
     """
     probes = probes_of(graph, wanted)
-    found: dict[Dim, Statistics] = {}
     if not probes:
-        return found
+        return {}
+    found = {p.dim: _nothing(p) for p in probes}
     session, inputs, each, seen = None, [], dict[Probe, int](), 0
     maps = any(Want.RANKS in p.want for p in probes)
     rng = np.random.default_rng(seed)
@@ -148,13 +150,19 @@ def calibrate(
         seen += rows(feed)
         results = run(session, {n: feed[n] for n in inputs} | drawn)
         for probe in probes:
-            made = {what: results[probe.name(what)] for what in probe.outputs}
-            if not (np.isfinite(made["total"]).all() and np.isfinite(made["squares"]).all()):
+            if not all(np.isfinite(results[probe.name(what)]).all() for what in ("total", "squares")):
                 raise DataError(
                     f"{graph.name}: {probe.dim.value!r} has NaN or infinite values on these inputs; check the data"
                 )
-            found.setdefault(probe.dim, _nothing(probe)).add(made, rows(feed))
-    return found
+        made = [{what: results[probe.name(what)] for what in probe.outputs} for probe in probes]
+        pairs = zip((found[p.dim] for p in probes), made, strict=True)
+        at_once(partial(_add, samples=rows(feed)), pairs, engine.workers)
+    return found if seen else {}
+
+
+def _add(pair: tuple[Statistics, Mapping[str, Array]], samples: int) -> None:
+    stats, made = pair
+    stats.add(made, samples)
 
 
 def _each(probe: Probe, shape: Array, samples: int, in_all: int | None) -> int:
