@@ -6,7 +6,9 @@ hardly vary about a large mean, nothing but rounding would be left otherwise.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ from onnxprune.solve import at_once, error
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
 
-ROWS = 1024  # that are multiplied at once, at least
+AT_ONCE = 1024  # rows that are multiplied together, at least
 COLUMNS = 256  # of a product that a thread computes
 GROWTH = 4.0  # the most that a result grows to vary as the original's; one that nearly stands still stays as it is
 
@@ -78,9 +80,7 @@ class Moments:
 
     def faded(self, w: Floats) -> Floats:
         """[groups, O]: by what W x has to grow to vary as much as the targets do (Jordan et al. 2023, REPAIR)."""
-        made = np.einsum("gof,gof->go", w @ self.xx, w)
-        ratio = np.divide(self.yy, made, out=np.ones_like(made), where=made > self.yy / GROWTH**2)
-        return np.asarray(np.sqrt(np.maximum(ratio, 1.0)))
+        return _growth(self.yy, np.einsum("gof,gof->go", w @ self.xx, w))
 
 
 @dataclass(eq=False)
@@ -106,7 +106,7 @@ class Sums:
         self._features = features.shape[2]
         self._waiting.append(np.concatenate([features, targets], axis=2))
         self.count += len(features)
-        if sum(map(len, self._waiting)) >= ROWS:
+        if sum(map(len, self._waiting)) >= AT_ONCE:
             self._multiply()
 
     def _multiply(self) -> None:
@@ -144,54 +144,82 @@ class Sums:
 
 
 @dataclass(eq=False)
-class Held:
-    """Rows that are kept, as few as they are: to judge weights by rows takes less than by moments, and rounds less."""
+class Rows:
+    """Rows that are kept: to judge a few weights takes less by rows than by moments, and rounds less.
+
+    Attributes:
+        workers: threads that multiply, where moments are asked for.
+        count: rows so far.
+    """
 
     workers: int = 1
     count: int = 0
-    _rows: list[tuple[Array, Array]] = field(default_factory=list)
+    _batches: list[tuple[Array, Array]] = field(default_factory=list)  # [groups, rows, F] and [groups, rows, O]
 
     def add(self, features: Array, targets: Array) -> None:
-        """More rows, as `Sums.add`."""
+        """More rows, as `Sums.add`; only before anything is asked."""
         self.count += len(features)
-        self._rows.append((features, targets))
+        self._batches.append((np.moveaxis(features, 0, 1), np.moveaxis(targets, 0, 1)))
+
+    def __add__(self, other: Rows) -> Rows:
+        """All rows."""
+        return Rows(self.workers, self.count + other.count, [*self._batches, *other._batches])
+
+    def only(self, targets: slice) -> Rows:
+        """With some of the targets."""
+        return Rows(self.workers, self.count, [(x, y[..., targets]) for x, y in self._batches])
 
     def moments(self) -> Moments:
         """Of all rows; there must be some."""
         sums = Sums(self.workers)
-        for features, targets in self._rows:
-            sums.add(features, targets)
+        for x, y in self._batches:
+            sums.add(x.swapaxes(0, 1), y.swapaxes(0, 1))
         return sums.moments()
 
-    def judge(self, targets: slice) -> Judge:
-        """What judges weights by some of the targets; there must be rows."""
-        x, y = (np.moveaxis(np.concatenate(rows), 0, 1) for rows in zip(*self._rows, strict=True))
-        y = y[..., targets]
-        x_mean, y_mean = (rows.mean(axis=1, dtype=np.float64) for rows in (x, y))
-        return Judge(x_mean, y_mean, *(r - m[:, None].astype(r.dtype) for r, m in ((x, x_mean), (y, y_mean))))
+    def second(self, free: bool) -> tuple[Floats, Floats]:
+        """As that of `Moments`."""
+        return self.moments().second(free)
 
+    @cached_property
+    def means(self) -> tuple[Floats, Floats]:
+        """[groups, F] and [groups, O], of features and targets."""
+        totals = ((x.sum(axis=1, dtype=np.float64), y.sum(axis=1, dtype=np.float64)) for x, y in self._batches)
+        x, y = (np.asarray(sum(each)) / self.count for each in zip(*totals, strict=True))
+        return x, y
 
-@dataclass(frozen=True, eq=False)
-class Judge:
-    """Rows about their means.
-
-    Attributes:
-        x, y: [groups, F] and [groups, O], the means.
-        features, targets: [groups, rows, F] and [groups, rows, O], what is left without them.
-    """
-
-    x: Floats
-    y: Floats
-    features: Array
-    targets: Array
+    def offset(self, w: Floats) -> Floats:
+        """As that of `Moments`."""
+        x, y = self.means
+        return np.asarray(y - np.einsum("gof,gf->go", w, x))
 
     def error(self, w: Floats, offset: Floats) -> float:
         """As that of `Moments`."""
-        missed = self.targets - self.features @ w.swapaxes(1, 2).astype(self.features.dtype)
-        lean = self.y - np.einsum("gof,gf->go", w, self.x) - offset
-        return float(np.square(missed, dtype=np.float64).sum() / missed.shape[1] + np.square(lean).sum())
+        missed = (y - made for y, made in zip(self._targets(), self._made(w), strict=True))
+        return float(self._squares(missed).sum() + np.square(self.offset(w) - offset).sum())
 
     def power(self, free: bool) -> float:
         """As that of `Moments`."""
-        spread = np.square(self.targets, dtype=np.float64).sum() / self.targets.shape[1]
-        return float(spread + (0.0 if free else np.square(self.y).sum()))
+        return float(self._squares(self._targets()).sum() + (0.0 if free else np.square(self.means[1]).sum()))
+
+    def faded(self, w: Floats) -> Floats:
+        """As that of `Moments`."""
+        return _growth(self._squares(self._targets()), self._squares(self._made(w)))
+
+    def _targets(self) -> Iterator[Array]:
+        """Of every batch, about their mean."""
+        return (y - self.means[1][:, None].astype(y.dtype) for _, y in self._batches)
+
+    def _made(self, w: Floats) -> Iterator[Array]:
+        """W x of every batch, about its mean."""
+        mean, turned = self.means[0][:, None], w.swapaxes(1, 2)
+        return ((x - mean.astype(x.dtype)) @ turned.astype(x.dtype) for x, _ in self._batches)
+
+    def _squares(self, batches: Iterable[Array]) -> Floats:
+        """[groups, O]: means over all rows."""
+        return np.asarray(sum(np.square(rows, dtype=np.float64).sum(axis=1) for rows in batches)) / self.count
+
+
+def _growth(wanted: Floats, made: Floats) -> Floats:
+    """By what results have to grow to vary as much as is wanted; those that nearly stand still stay as they are."""
+    ratio = np.divide(wanted, made, out=np.ones_like(made), where=made > wanted / GROWTH**2)
+    return np.asarray(np.sqrt(np.maximum(ratio, 1.0)))

@@ -180,9 +180,10 @@ def _steps(pair: Pair, cut: Coupling, method: str, samples: int, seed: int, resc
         if whole and (b.bias is None or b.y.value in moved or b.node.index < first):
             continue
         kept, rng = (_kept(pair, a), pair.kept(a.y)), np.random.default_rng([seed, number])
-        refit = Refit(a, b, kept, samples, "bias" if whole else method, rng, rescale, workers)
         # The variance that is given back is that of the original's own result.
         branch = None if rescale else branch_of(a, b)
+        most = "bias" if whole else method
+        refit = Refit(a, b, kept, samples, most, rng, rescale, workers, branch is not None)
         found.append(Contracted(a, b, refit, kept[1], branch, not whole))
     return sorted(found, key=lambda step: (step.dense[0], step.thin[0]))
 

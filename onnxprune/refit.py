@@ -14,18 +14,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.consumers import Consumer
-from onnxprune.moments import Held, Moments, Sums
+from onnxprune.moments import Moments, Rows, Sums
 from onnxprune.patch import NOTHING, Patch
 from onnxprune.solve import at_once, ridges
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
+Seen: TypeAlias = Moments | Rows
 
 ROWS = 16384  # im2col rows that a layer is fitted to, at most
 PER_FEATURE = 12  # rows for each feature
@@ -71,6 +72,7 @@ class Refit:
         rng: np.random.Generator,
         rescale: bool = False,
         workers: int = 1,
+        corrected: bool = False,
     ) -> None:
         """Nothing is collected yet.
 
@@ -83,6 +85,7 @@ class Refit:
             rng: draws places.
             rescale: give every result the variance that the original's has.
             workers: repairs that are tried at once.
+            corrected: results will come that are not quite those of the original.
         """
         self.rescale, self.workers = rescale, workers
         self.whole, self.cut, self.rng = whole, cut, rng
@@ -91,10 +94,14 @@ class Refit:
         features = channels * self.taps
         self.each = max(1, -(-min(ROWS, max(ROWS // 4, PER_FEATURE * features)) // max(samples, 1)))
         self.free = cut.bias is not None
-        self.rows = Sums(workers), Held(workers)  # to fit to, to choose with
-        self.maps = Sums(workers), Sums(workers)  # of channels alone, where there are several taps
         self.maps_too = method in ("channel", "full")
         self.fits_too = method == "full" and features <= FEATURES
+        # Results are W x, of which a map is made as well as of the channels x, if there is one tap.
+        self.beside = self.maps_too and self.taps == 1 and corrected
+        self.pairs = self.fits_too or (self.maps_too and self.taps == 1)
+        self.fit: Sums | Rows = Sums(workers) if self.pairs else Rows(workers)
+        self.held = Rows(workers)  # to choose with
+        self.maps = Sums(workers), Sums(workers)  # of channels alone, where there are several taps
         self.plain = cut.weights.reshape(groups, self.outputs, -1)
 
     def add(self, choosing: bool, x: Array, y: Array, thin: Array) -> None:
@@ -103,9 +110,9 @@ class Refit:
         features = self.cut.features(thin, places)
         rows = len(features)
         targets = self.whole.targets(y, places)[:, self.kept_y].reshape(rows, groups, -1)
-        if self.maps_too and self.taps == 1:  # the channels of the original are targets beside its results
+        if self.beside:  # the channels of the original are targets beside its results
             targets = np.concatenate([targets, self.whole.features(x, places)[..., 0]], axis=2)
-        self.rows[choosing].add(features.reshape(rows, groups, -1), targets)
+        (self.held if choosing else self.fit).add(features.reshape(rows, groups, -1), targets)
         if self.maps_too and self.taps > 1:
             wide, narrow = (np.moveaxis(v, self.whole.x.axis, -1) for v in (x, thin))
             wide, narrow = wide.reshape(-1, wide.shape[-1]), narrow.reshape(-1, narrow.shape[-1])
@@ -119,21 +126,18 @@ class Refit:
         Args:
             everything: fit the chosen repair once more, to all rows.
         """
-        mine, others = slice(self.outputs), slice(self.outputs, None)
-        some = [rows for rows in self.rows if rows.count]
-        both = len(some) > 1  # or there are too few samples to hold some out
-        rows = some[0].moments()
-        apart = self.maps_too and self.taps > 1
-        maps = next(maps for maps in self.maps if maps.count).moments() if apart else rows.only(others)
+        mine, both = slice(self.outputs), bool(self.fit.count and self.held.count)  # else too few to hold some out
+        rows = self._seen(self.fit if self.fit.count else self.held)
         fit = rows.only(mine)
-        check = self.rows[1].judge(mine) if both else fit
+        check = self.held.only(mine) if both else fit
+        maps = self._channels(rows, self.maps[not self.fit.count])
 
         def risk(repair: _Repair) -> float:
             return check.error(repair.w, self._offset(repair.w, fit))
 
         before = check.error(self.plain, self.cut.offset.reshape(self.plain.shape[:2]))
         tried = [_Repair("bias", None, self.plain)] if self.free else []
-        if self.maps_too:
+        if maps is not None:
             tried += self._mapped(maps, RIDGES)
         risks = at_once(risk, tried, self.workers)
         if self.fits_too:
@@ -149,34 +153,44 @@ class Refit:
             return NOTHING, Layer(name, "none", None, before / scale, before / scale)
         found = tried[risks.index(least)]
         w = self._rescaled(found.w, fit)
-        # Of the fit alone: by its own best bias.
-        loss = fit.error(w, self._offset(w, fit)) / max(fit.power(self.free), np.finfo(float).tiny)
-        after = check.error(w, self._offset(w, fit))
+        loss, after = at_once(lambda seen: seen.error(w, self._offset(w, fit)), (fit, check), self.workers)
+        loss /= max(fit.power(self.free), np.finfo(float).tiny)
         said = Layer(name, found.method, found.ridge, before / scale, after / scale, loss)
         if everything and both:
-            rows += self.rows[1].moments()
-            fit = rows.only(mine)
-            maps = maps + self.maps[1].moments() if apart else rows.only(others)
+            rows = rows + self.held.moments() if isinstance(rows, Moments) else rows + self.held
+            fit, maps = rows.only(mine), self._channels(rows, self.maps[1], maps)
             w = self._rescaled(self._again(found, fit, maps).w, fit)
         offset = self._offset(w, fit).reshape(-1) if self.free else None
         return self.cut.patch(w.reshape(self.cut.weights.shape), offset), said
 
-    def _offset(self, w: Floats, fit: Moments) -> Floats:
+    def _seen(self, rows: Sums | Rows) -> Seen:
+        return rows.moments() if self.pairs or isinstance(rows, Sums) else rows
+
+    def _channels(self, rows: Seen, apart: Sums, before: Seen | None = None) -> Seen | None:
+        """What maps are fitted to, if any; several taps have moments `apart` for it, which add to those `before`."""
+        if not self.maps_too:
+            return None
+        if self.taps == 1:
+            return rows.only(slice(self.outputs, None) if self.beside else slice(self.outputs))
+        return before + apart.moments() if isinstance(before, Moments) else apart.moments()
+
+    def _offset(self, w: Floats, fit: Seen) -> Floats:
         """[groups, outputs]: the bias that makes W right in the mean, where there is one."""
         return fit.offset(w) if self.free else np.zeros(w.shape[:2])
 
-    def _rescaled(self, w: Floats, fit: Moments) -> Floats:
+    def _rescaled(self, w: Floats, fit: Seen) -> Floats:
         return w * fit.faded(w)[:, :, None] if self.rescale and self.free else w
 
-    def _again(self, found: _Repair, fit: Moments, maps: Moments) -> _Repair:
+    def _again(self, found: _Repair, fit: Seen, maps: Seen | None) -> _Repair:
         """The same repair with other rows."""
         if found.ridge is None:
             return found
-        if found.prior is None:
+        if found.prior is None and maps is not None:
             return self._mapped(maps, [found.ridge])[0]
+        assert found.prior is not None
         return self._fitted(fit, [found.prior], [found.ridge])[0]
 
-    def _mapped(self, maps: Moments, strengths: Sequence[float]) -> list[_Repair]:
+    def _mapped(self, maps: Seen, strengths: Sequence[float]) -> list[_Repair]:
         """Every tap of the original's weights written by the channels that the cut model has.
 
         Its targets are W x; it is drawn to its own weights: a kept channel writes itself.
@@ -187,14 +201,15 @@ class Refit:
         by_tap = np.moveaxis(rows, 3, 2).reshape(len(whole), -1, whole.shape[2])  # groups, outputs and taps, channels
         kept = self.kept_x.reshape(len(whole), -1)
         prior = np.stack([r[:, k] for r, k in zip(by_tap, kept, strict=True)])
-        found = ridges(gram, by_tap @ cross, [prior], strengths, self.workers)
+        channels = self.taps > 1 or self.beside  # are the targets, and else the results
+        found = ridges(gram, by_tap @ cross if channels else cross, [prior], strengths, self.workers)
 
         def laid(w: Floats) -> Floats:
             return np.asarray(np.moveaxis(w.reshape(*rows.shape[:2], self.taps, -1), 3, 2).reshape(self.plain.shape))
 
         return [_Repair("channel", s, laid(w)) for s, (w,) in zip(strengths, found, strict=True)]
 
-    def _fitted(self, fit: Moments, priors: Sequence[Floats], strengths: Sequence[float]) -> list[_Repair]:
+    def _fitted(self, fit: Seen, priors: Sequence[Floats], strengths: Sequence[float]) -> list[_Repair]:
         """Least squares, drawn to every prior at every strength."""
         found = ridges(*fit.second(self.free), priors, strengths, self.workers)
         return [

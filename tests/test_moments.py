@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from onnxprune import moments
-from onnxprune.moments import Held, Moments, Sums
+from onnxprune.moments import Moments, Rows, Sums
 
 Floats = NDArray[np.float64]
 ALL = slice(None)
@@ -33,7 +33,7 @@ def collected(x: NDArray[Any], y: NDArray[Any], workers: int = 1, batch: int = 2
 def test_moments_are_those_of_all_rows(
     rows: tuple[Floats, Floats], monkeypatch: pytest.MonkeyPatch, at_once: int, columns: int
 ) -> None:
-    monkeypatch.setattr(moments, "ROWS", at_once)
+    monkeypatch.setattr(moments, "AT_ONCE", at_once)
     monkeypatch.setattr(moments, "COLUMNS", columns)
     (x, y), found = rows, collected(*rows)
     for group in range(2):
@@ -71,17 +71,22 @@ def test_features_that_hardly_vary(rows: tuple[Floats, Floats]) -> None:
 @pytest.mark.parametrize("free", [True, False])
 def test_rows_and_moments_judge_alike(rows: tuple[Floats, Floats], free: bool) -> None:
     (x, y), rng = rows, np.random.default_rng(1)
-    held = Held()
-    held.add(x[:40], y[:40])
-    held.add(x[40:], y[40:])
+    one, other = Rows(), Rows()
+    one.add(x[:40], y[:40])
+    one.add(x[40:70], y[40:70])
+    other.add(x[70:], y[70:])
     w, some = rng.standard_normal((2, 2, 7)), slice(1, 3)
-    by_rows, by_moments = held.judge(some), held.moments().only(some)
+    by_rows, by_moments = (one + other).only(some), one.moments().only(some) + other.moments().only(some)
     offset = by_moments.offset(w) + 0.1 if free else np.zeros((2, 2))
     missed = y[..., some] - np.einsum("gof,ngf->ngo", w, x) - offset
     expected = np.square(missed).sum() / len(x)
     assert by_rows.error(w, offset) == pytest.approx(expected)
     assert by_moments.error(w, offset) == pytest.approx(expected)
     assert by_rows.power(free) == pytest.approx(by_moments.power(free))
+    np.testing.assert_allclose(by_rows.offset(w), by_moments.offset(w))
+    np.testing.assert_allclose(by_rows.faded(w), by_moments.faded(w))
+    for mine, its in zip(by_rows.second(free), by_moments.second(free), strict=True):
+        np.testing.assert_allclose(mine, its)
 
 
 def test_variance_is_given_back() -> None:
