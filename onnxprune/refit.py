@@ -142,8 +142,10 @@ class Refit:
         risks = at_once(risk, tried, self.workers)
         if self.fits_too:
             best = tried[int(np.argmin(risks))] if tried else None
-            priors = [self.plain] + ([best.w] if best and best.method == "channel" else [])
-            fits = self._fitted(fit, priors, RIDGES)
+            # Of results as they are and one tap, least squares drawn to the weights are the maps.
+            priors = [] if self.taps == 1 and not self.beside else [self.plain]
+            priors += [best.w] if best and best.method == "channel" else []
+            fits = self._fitted(fit, priors, RIDGES) if priors else []
             risks += at_once(risk, fits, self.workers)
             tried += fits
         least = min(risks, default=np.inf)
