@@ -6,13 +6,13 @@ rows instead of whole activations. Sums are kept in float64; memory does not gro
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import helper
+from onnx import ModelProto, helper
 
 from onnxprune.errors import DataError
 from onnxprune.feeds import Array, Feed, rows
@@ -20,12 +20,11 @@ from onnxprune.graph import Graph
 from onnxprune.groups import Coupling
 from onnxprune.histogram import Histogram
 from onnxprune.instrument import PICKED, Probe, Want, instrumented, probes_of
-from onnxprune.parts import Apart, Engine, Parts
+from onnxprune.parts import Engine, Parts
 from onnxprune.rules.base import Dim
 from onnxprune.runtime import run
-
-if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
+from onnxprune.solve import at_once
+from onnxprune.tensors import Store
 
 Floats = NDArray[np.float64]
 
@@ -130,41 +129,41 @@ def calibrate(
         ModelError: ONNX Runtime does not run the model.
     """
     probes = probes_of(graph, wanted)
-    found: dict[Dim, Statistics] = {}
     if not probes:
-        return found
-    session, inputs, each, seen = None, list[str](), dict[Probe, int](), 0
+        return {}
+    found = {p.dim: _nothing(p) for p in probes}
+    ready, inputs, each, seen = None, list[str](), dict[Probe, int](), 0
     maps = any(Want.RANKS in p.want for p in probes)
     rng = np.random.default_rng(seed)
     for feed in batches:
-        if session is None:
-            session, inputs = _ready(graph, probes, feed, engine)
+        if ready is None:
+            ready = engine.ready(partial(instrumented, graph, probes, feed))
+            inputs = [name for name in ready.inputs if name in feed]
             sampling = [p for p in probes if p.samples]
             none = {p.name("drawn"): np.zeros(1, np.float32) for p in sampling}
             none |= {PICKED: np.zeros(1, np.float32)} if maps else {}
             names = [p.name("shape") for p in sampling]
-            shapes = run(session, {n: feed[n] for n in inputs} | none, names) if names else {}
+            shapes = run(ready.session, {n: feed[n] for n in inputs} | none, names) if names else {}
             each = {p: _each(p, shapes[p.name("shape")], rows(feed), samples) for p in sampling}
         drawn = {p.name("drawn"): _drawn(rng, count * rows(feed)) for p, count in each.items()}
         if maps:
             drawn[PICKED] = _drawn(rng, _picked(seen + rows(feed), samples) - _picked(seen, samples))
         seen += rows(feed)
-        results = run(session, {n: feed[n] for n in inputs} | drawn)
+        results = run(ready.session, {n: feed[n] for n in inputs} | drawn)
         for probe in probes:
-            made = {what: results[probe.name(what)] for what in probe.outputs}
-            if not (np.isfinite(made["total"]).all() and np.isfinite(made["squares"]).all()):
+            if not all(np.isfinite(results[probe.name(what)]).all() for what in ("total", "squares")):
                 raise DataError(
                     f"{graph.name}: {probe.dim.value!r} has NaN or infinite values on these inputs; check the data"
                 )
-            found.setdefault(probe.dim, _nothing(probe)).add(made, rows(feed))
-    return found
+        made = [{what: results[probe.name(what)] for what in probe.outputs} for probe in probes]
+        pairs = zip((found[p.dim] for p in probes), made, strict=True)
+        at_once(partial(_add, samples=rows(feed)), pairs, engine.workers)
+    return found if seen else {}
 
 
-def _ready(graph: Graph, probes: Sequence[Probe], feed: Feed, engine: Engine) -> tuple[InferenceSession, list[str]]:
-    """What runs the model with its probes, and the inputs that it reads."""
-    apart = Apart()
-    model = instrumented(graph, probes, feed, apart)
-    return engine.session(model, apart), [i.name for i in model.graph.input if i.name in feed]
+def _add(pair: tuple[Statistics, Mapping[str, Array]], samples: int) -> None:
+    stats, made = pair
+    stats.add(made, samples)
 
 
 def _each(probe: Probe, shape: Array, samples: int, in_all: int | None) -> int:
@@ -225,12 +224,15 @@ def shapes_met(coupling: Coupling, feed: Feed, engine: Engine) -> dict[str, tupl
     wanted = sorted(names - set(feed) - set(graph.constants))
     if not wanted:
         return found
-    apart = Apart()
-    model = Parts(graph).part(0, len(graph.nodes), {n: v.dtype for n, v in feed.items()}, wanted, store=apart)
-    del model.graph.output[:]
-    for name in wanted:
-        model.graph.node.append(helper.make_node("Shape", [name], [f"onnxprune_shape_{name}"]))
-        model.graph.output.append(helper.make_empty_tensor_value_info(f"onnxprune_shape_{name}"))
-    inputs = {i.name: feed[i.name] for i in model.graph.input}
-    shapes = run(engine.session(model, apart), inputs).values()
+
+    def shaped(store: Store) -> ModelProto:
+        model = Parts(graph).part(0, len(graph.nodes), {n: v.dtype for n, v in feed.items()}, wanted, store=store)
+        del model.graph.output[:]
+        for name in wanted:
+            model.graph.node.append(helper.make_node("Shape", [name], [f"onnxprune_shape_{name}"]))
+            model.graph.output.append(helper.make_empty_tensor_value_info(f"onnxprune_shape_{name}"))
+        return model
+
+    ready = engine.ready(shaped)
+    shapes = run(ready.session, {name: feed[name] for name in ready.inputs}).values()
     return found | {n: tuple(s.tolist()) for n, s in zip(wanted, shapes, strict=True)}

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 
 from onnxprune.calibrate import Statistics
 from onnxprune.consumers import Consumer
-from onnxprune.groups import Coupling
+from onnxprune.groups import Coupling, Group
 from onnxprune.rules.base import Dim
+from onnxprune.solve import at_once
 
 Floats = NDArray[np.float64]
 Index = NDArray[np.intp]
@@ -88,7 +89,11 @@ class _Problem:
 
 
 def curves(
-    coupling: Coupling, readers: Sequence[Consumer], moments: Mapping[Dim, Statistics], fallback: Floats
+    coupling: Coupling,
+    readers: Sequence[Consumer],
+    moments: Mapping[Dim, Statistics],
+    fallback: Floats,
+    workers: int = 1,
 ) -> list[Curve]:
     """For every group of units, the order in which they go and the error curve.
 
@@ -97,14 +102,16 @@ def curves(
         readers: its consumers.
         moments: statistics of what they read.
         fallback: [units], scores for groups that no consumer reads; the errors are then shares of their sum.
+        workers: groups that are looked at at once.
     """
-    found = []
-    for group in coupling.groups:
+
+    def of(group: Group) -> Curve:
         local = np.full(coupling.units + 1, -1, dtype=np.intp)  # the last one stands for locked channels
         local[group.units] = np.arange(group.units.size)
         problems = [p for reader in readers if reader.x in moments for p in _problems(reader, local, moments)]
-        found.append(_sweep(group.units, problems) if problems else ranked(group.units, fallback))
-    return found
+        return _sweep(group.units, problems) if problems else ranked(group.units, fallback)
+
+    return at_once(of, coupling.groups, workers)
 
 
 def _problems(reader: Consumer, local: Index, moments: Mapping[Dim, Statistics]) -> list[_Problem]:

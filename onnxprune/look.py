@@ -74,7 +74,7 @@ def look(
     here = Distance(distance.compared, answers)
     gauge = Gauge(now, readers, moments, here, engine, method)
     if criterion is None:
-        found = curves(now, readers, moments, score(now, "l2"))
+        found = curves(now, readers, moments, score(now, "l2"), engine.workers)
     else:
         scores = score(now, criterion, seed=seed, readers=readers, moments=moments)
         found = [ranked(group.units, scores) for group in now.groups]

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import tempfile
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,10 +40,17 @@ class Engine:
     provider: str = "cpu"
     threads: int | None = None
 
-    def session(self, model: ModelProto, apart: Apart | None = None) -> InferenceSession:
-        """A session that keeps no memory between runs: many come and go. `apart`: weights beside the model."""
-        weights = apart.weights if apart is not None else None
+    def session(self, model: ModelProto, weights: Mapping[str, Array] | None = None) -> InferenceSession:
+        """A session that keeps no memory between runs: many come and go. `weights`: those beside the model."""
         return session(model, self.provider, self.threads, arena=False, config=LEAN, weights=weights)
+
+    def ready(self, make: Callable[[Store], ModelProto]) -> Ready:
+        """What runs the model that `make` makes with the store that it is given."""
+        # Other providers take some weights from the message.
+        apart = Apart() if self.provider == "cpu" else None
+        model = make(in_proto if apart is None else apart)
+        weights = None if apart is None else apart.weights
+        return Ready(self.session(model, weights), tuple(i.name for i in model.graph.input))
 
     @property
     def workers(self) -> int:
@@ -58,14 +65,6 @@ class Apart:
         weights: by name; read-only.
     """
 
-    # What NumPy and ONNX Runtime both know.
-    KINDS = FLOATS - {TensorProto.BFLOAT16} | {
-        TensorProto.INT8,
-        TensorProto.UINT8,
-        TensorProto.INT32,
-        TensorProto.INT64,
-    }
-
     def __init__(self) -> None:
         """Empty."""
         self.weights: dict[str, Array] = {}
@@ -79,6 +78,18 @@ class Apart:
         self.weights[tensor.name] = array.reshape(tuple(tensor.dims))
         tensor.data_location = TensorProto.EXTERNAL
         tensor.external_data.add(key="location", value="apart")
+
+
+@dataclass(frozen=True, eq=False)
+class Ready:
+    """A session, and the names of its inputs."""
+
+    session: InferenceSession
+    inputs: Sequence[str]
+
+    def __call__(self, values: Mapping[str, _Kept], outputs: Sequence[str]) -> dict[str, Any]:
+        """A run; of the values it takes those that it reads."""
+        return run(self.session, {name: values[name].get() for name in self.inputs}, outputs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,14 +141,6 @@ class Parts:
         model.ir_version = max(4, graph.proto.ir_version)
         model.functions.extend(graph.proto.functions)
         return model
-
-    def ready(
-        self, engine: Engine, start: int, inputs: Mapping[str, _Kept], stop: int, outputs: Sequence[str], patch: Patch
-    ) -> tuple[InferenceSession, list[str]]:
-        """What runs a part, and the inputs that it reads; see `part`."""
-        apart = Apart()
-        model = self.part(start, stop, {n: v.dtype for n, v in inputs.items()}, outputs, patch, apart)
-        return engine.session(model, apart), [i.name for i in model.graph.input]
 
     def crossing(self, stop: int) -> list[str]:
         """Values that nodes before `stop` compute, or inputs, and that are needed from there on."""
@@ -192,11 +195,12 @@ class Walk:
         new = [n for n in dict.fromkeys((*wanted, *crossing)) if n not in here]
         ready = None
         if new and here:
-            ready = self.parts.ready(self.engine, self.at, here, stop, new, self.patch)
+            types = {n: v.dtype for n, v in here.items()}
+            ready = self.engine.ready(partial(self.parts.part, self.at, stop, types, new, self.patch))
         for values in self._values:
             made = {}
             if ready:
-                made = run(ready[0], {name: values[name].get() for name in ready[1]}, new)
+                made = ready(values, new)
             result = {n: made[n] if n in made else values[n].get() for n in wanted}
             for name in [n for n in values if n not in crossing]:
                 del values[name]
@@ -237,12 +241,12 @@ class Place:
         new = [name for name in outputs if name not in here]
         ready = None
         if new:
-            stop = len(self.parts.graph.nodes)
-            ready = self.parts.ready(engine, self.at, here, stop, new, self.patch | patch)
+            stop, types = len(self.parts.graph.nodes), {n: v.dtype for n, v in here.items()}
+            ready = engine.ready(partial(self.parts.part, self.at, stop, types, new, self.patch | patch))
         for values in self.values:
             found = {n: values[n].get() for n in outputs if n in values}
             if ready:
-                found |= run(ready[0], {name: values[name].get() for name in ready[1]}, new)
+                found |= ready(values, new)
             yield found
 
 

@@ -14,6 +14,7 @@ tensors, which have no weights, are repaired through layers before them (see `sc
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
@@ -113,12 +114,14 @@ def recover(
     """
     cut = couple(pair.cut, pair.original.options)
     batches = [*fit, *choose]
-    todo = _steps(pair, cut, method, sum(map(rows, batches)), seed, rescale, engine.workers)
+    todo = deque(_steps(pair, cut, method, sum(map(rows, batches)), seed, rescale, engine.workers))
+    count = len(todo)
     dense, thin = Walk(pair.original.graph, batches, engine), Walk(pair.cut, batches, engine)
     lost = bonds(pair.original, cut, pair.kept) if method in ("channel", "full") else []
     layers = list[Layer]()
-    for number, step in enumerate(todo):
-        tell(f"recovery {number + 1}/{len(todo)}")
+    while todo:
+        tell(f"recovery {count - len(todo) + 1}/{count}")
+        step = todo.popleft()  # with what it collects, which may be large
         layers += mended(lost, step.thin[0], dense, thin, len(fit), everything)
         full, part = dense.advance(*step.dense), thin.advance(*step.thin)
         for batch, values in enumerate(zip(full, part, strict=True)):
@@ -177,9 +180,10 @@ def _steps(pair: Pair, cut: Coupling, method: str, samples: int, seed: int, resc
         if whole and (b.bias is None or b.y.value in moved or b.node.index < first):
             continue
         kept, rng = (_kept(pair, a), pair.kept(a.y)), np.random.default_rng([seed, number])
-        refit = Refit(a, b, kept, samples, "bias" if whole else method, rng, rescale, workers)
         # The variance that is given back is that of the original's own result.
         branch = None if rescale else branch_of(a, b)
+        most = "bias" if whole else method
+        refit = Refit(a, b, kept, samples, most, rng, rescale, workers, branch is not None)
         found.append(Contracted(a, b, refit, kept[1], branch, not whole))
     return sorted(found, key=lambda step: (step.dense[0], step.thin[0]))
 

@@ -12,24 +12,24 @@ fade. Results may be given their variance back (`rescale`), which no error of a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.consumers import Consumer
+from onnxprune.moments import Moments, Rows, Sums
 from onnxprune.patch import NOTHING, Patch
-from onnxprune.solve import at_once, error, ridges
+from onnxprune.solve import at_once, ridges
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
-Centred = tuple[Floats, Floats, float]
+Seen: TypeAlias = Moments | Rows
 
 ROWS = 16384  # im2col rows that a layer is fitted to, as far as there are so many
 FEATURES = 2560  # with more than these, the map has to do
-GROWTH = 4.0  # the most that a result grows to vary as the original's; one that nearly stands still stays as it is
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)  # in units of the features' variances
 
 
@@ -47,63 +47,6 @@ class Layer:
     before: float
     after: float
     fit: float | None = None
-
-
-@dataclass(eq=False)
-class Moments:
-    """Sums over rows of features [groups, F] and targets [groups, O], and of their products: yy is [groups, O]."""
-
-    count: int = 0
-    f: Any = 0.0
-    ff: Any = 0.0
-    y: Any = 0.0
-    yf: Any = 0.0
-    yy: Any = 0.0
-
-    def add(self, features: Array, targets: Array) -> None:
-        """More rows: [rows, groups, F] and [rows, groups, O]; products in their type, sums in float64."""
-        self.count += len(features)
-        x, y = (np.ascontiguousarray(np.moveaxis(a, 0, 1)) for a in (features, targets))
-        self.f = self.f + x.sum(axis=1, dtype=np.float64)
-        self.y = self.y + y.sum(axis=1, dtype=np.float64)
-        self.ff = self.ff + x.swapaxes(1, 2) @ x
-        self.yf = self.yf + y.swapaxes(1, 2) @ x
-        self.yy = self.yy + np.square(y, dtype=np.float64).sum(axis=1)
-
-    def __add__(self, other: Moments) -> Moments:
-        """Of all rows."""
-        return Moments(*(getattr(self, n) + getattr(other, n) for n in ("count", "f", "ff", "y", "yf", "yy")))
-
-    def only(self, targets: slice) -> Moments:
-        """With some of the targets."""
-        if not self.count:
-            return self
-        return replace(self, y=self.y[:, targets], yf=self.yf[:, targets], yy=self.yy[:, targets])
-
-    def centred(self, free: bool) -> Centred:
-        """Means of f fᵀ, y fᵀ and yᵀ y; about the means of f and y where a bias is free."""
-        n = max(self.count, 1)
-        gram, cross, power = (np.asarray(a, dtype=np.float64) / n for a in (self.ff, self.yf, self.yy))
-        if free:
-            f, y = self.f / n, self.y / n
-            gram = gram - f[:, :, None] * f[:, None, :]
-            cross = cross - y[:, :, None] * f[:, None, :]
-            power = power - np.square(y)
-        return gram, cross, float(np.sum(power))
-
-    def offset(self, w: Floats) -> Floats:
-        """[groups, O]: the bias with which W is right in the mean."""
-        n = max(self.count, 1)
-        return np.asarray((self.y - np.einsum("gof,gf->go", w, self.f)) / n)
-
-    def faded(self, w: Floats) -> Floats:
-        """[groups, O]: by what W x has to grow to vary as much as the targets do (Jordan et al. 2023, REPAIR)."""
-        n = max(self.count, 1)
-        gram, _, _ = self.centred(True)
-        made = np.einsum("gof,gof->go", w @ gram, w)
-        wanted = np.maximum(self.yy / n - np.square(self.y / n), 0.0)
-        ratio = np.divide(wanted, made, out=np.ones_like(made), where=made > wanted / GROWTH**2)
-        return np.asarray(np.sqrt(np.maximum(ratio, 1.0)))
 
 
 class _Repair(NamedTuple):
@@ -128,6 +71,7 @@ class Refit:
         rng: np.random.Generator,
         rescale: bool = False,
         workers: int = 1,
+        corrected: bool = False,
     ) -> None:
         """Nothing is collected yet.
 
@@ -140,6 +84,7 @@ class Refit:
             rng: draws places.
             rescale: give every result the variance that the original's has.
             workers: repairs that are tried at once.
+            corrected: results will come that are not quite those of the original.
         """
         self.rescale, self.workers = rescale, workers
         self.whole, self.cut, self.rng = whole, cut, rng
@@ -148,10 +93,14 @@ class Refit:
         features = channels * self.taps
         self.each = max(1, -(-ROWS // max(samples, 1)))
         self.free = cut.bias is not None
-        self.rows = Moments(), Moments()  # to fit to, to choose with
-        self.maps = Moments(), Moments()  # of channels alone, where there are several taps
         self.maps_too = method in ("channel", "full")
         self.fits_too = method == "full" and features <= FEATURES
+        # Results are W x, of which a map is made as well as of the channels x, if there is one tap.
+        self.beside = self.maps_too and self.taps == 1 and corrected
+        self.pairs = self.fits_too or (self.maps_too and self.taps == 1)
+        self.fit: Sums | Rows = Sums(workers) if self.pairs else Rows(workers)
+        self.held = Rows(workers)  # to choose with
+        self.maps = Sums(workers), Sums(workers)  # of channels alone, where there are several taps
         self.plain = cut.weights.reshape(groups, self.outputs, -1)
 
     def add(self, choosing: bool, x: Array, y: Array, thin: Array) -> None:
@@ -160,9 +109,9 @@ class Refit:
         features = self.cut.features(thin, places)
         rows = len(features)
         targets = self.whole.targets(y, places)[:, self.kept_y].reshape(rows, groups, -1)
-        if self.maps_too and self.taps == 1:  # the channels of the original are targets beside its results
+        if self.beside:  # the channels of the original are targets beside its results
             targets = np.concatenate([targets, self.whole.features(x, places)[..., 0]], axis=2)
-        self.rows[choosing].add(features.reshape(rows, groups, -1), targets)
+        (self.held if choosing else self.fit).add(features.reshape(rows, groups, -1), targets)
         if self.maps_too and self.taps > 1:
             wide, narrow = (np.moveaxis(v, self.whole.x.axis, -1) for v in (x, thin))
             wide, narrow = wide.reshape(-1, wide.shape[-1]), narrow.reshape(-1, narrow.shape[-1])
@@ -176,83 +125,96 @@ class Refit:
         Args:
             everything: fit the chosen repair once more, to all rows.
         """
-        mine, others = slice(self.outputs), slice(self.outputs, None)
-        fit, check = (m.only(mine) for m in self.rows)
-        maps = self.maps if self.taps > 1 else tuple(m.only(others) for m in self.rows)
-        fit_map = maps[0]
-        if not check.count or not fit.count:  # too few samples to hold some out
-            fit = check = fit + check
-            fit_map = maps[0] + maps[1]
-        centred, test = fit.centred(self.free), check.centred(self.free)
+        mine, both = slice(self.outputs), bool(self.fit.count and self.held.count)  # else too few to hold some out
+        rows = self._seen(self.fit if self.fit.count else self.held)
+        fit = rows.only(mine)
+        check = self.held.only(mine) if both else fit
+        maps = self._channels(rows, self.maps[not self.fit.count])
 
-        def risk(w: Floats, offset: Floats) -> float:
-            lean = np.square(check.offset(w) - offset).sum() if self.free else 0.0
-            return error(w, *test) + float(lean)
+        def risk(repair: _Repair) -> float:
+            return check.error(repair.w, self._offset(repair.w, fit))
 
-        before = risk(self.plain, self.cut.offset.reshape(self.plain.shape[:2]))
+        before = check.error(self.plain, self.cut.offset.reshape(self.plain.shape[:2]))
         tried = [_Repair("bias", None, self.plain)] if self.free else []
-        if self.maps_too:
-            tried += self._mapped(fit_map, RIDGES)
-        risks = self._each(lambda repair: risk(repair.w, fit.offset(repair.w)), tried)
+        if maps is not None:
+            tried += self._mapped(maps, RIDGES)
+        risks = at_once(risk, tried, self.workers)
         if self.fits_too:
             best = tried[int(np.argmin(risks))] if tried else None
-            priors = [self.plain] + ([best.w] if best and best.method == "channel" else [])
-            fits = _fitted(centred, priors, RIDGES, self.workers)
-            risks += self._each(lambda repair: risk(repair.w, fit.offset(repair.w)), fits)
+            # Of results as they are and one tap, least squares drawn to the weights are the maps.
+            priors = [] if self.taps == 1 and not self.beside else [self.plain]
+            priors += [best.w] if best and best.method == "channel" else []
+            fits = self._fitted(fit, priors, RIDGES) if priors else []
+            risks += at_once(risk, fits, self.workers)
             tried += fits
         least = min(risks, default=np.inf)
-        scale = max(test[2], np.finfo(float).tiny)
+        scale = max(check.power(self.free), np.finfo(float).tiny)
         name = self.cut.node.label
         if not least < before:
             return NOTHING, Layer(name, "none", None, before / scale, before / scale)
         found = tried[risks.index(least)]
         w = self._rescaled(found.w, fit)
-        loss = error(w, *centred) / max(centred[2], np.finfo(float).tiny)
-        said = Layer(name, found.method, found.ridge, before / scale, risk(w, fit.offset(w)) / scale, loss)
-        if everything and fit is not check:
-            fit = fit + check
-            w = self._rescaled(self._again(found, fit, maps[0] + maps[1]).w, fit)
-        offset = fit.offset(w).reshape(-1) if self.free else None
+        loss, after = at_once(lambda seen: seen.error(w, self._offset(w, fit)), (fit, check), self.workers)
+        loss /= max(fit.power(self.free), np.finfo(float).tiny)
+        said = Layer(name, found.method, found.ridge, before / scale, after / scale, loss)
+        if everything and both:
+            rows = rows + self.held.moments() if isinstance(rows, Moments) else rows + self.held
+            fit, maps = rows.only(mine), self._channels(rows, self.maps[1], maps)
+            w = self._rescaled(self._again(found, fit, maps).w, fit)
+        offset = self._offset(w, fit).reshape(-1) if self.free else None
         return self.cut.patch(w.reshape(self.cut.weights.shape), offset), said
 
-    def _each(self, judge: Callable[[_Repair], float], repairs: Sequence[_Repair]) -> list[float]:
-        return at_once(judge, repairs, self.workers)
+    def _seen(self, rows: Sums | Rows) -> Seen:
+        return rows.moments() if self.pairs or isinstance(rows, Sums) else rows
 
-    def _rescaled(self, w: Floats, fit: Moments) -> Floats:
+    def _channels(self, rows: Seen, apart: Sums, before: Seen | None = None) -> Seen | None:
+        """What maps are fitted to, if any; several taps have moments `apart` for it, which add to those `before`."""
+        if not self.maps_too:
+            return None
+        if self.taps == 1:
+            return rows.only(slice(self.outputs, None) if self.beside else slice(self.outputs))
+        return before + apart.moments() if isinstance(before, Moments) else apart.moments()
+
+    def _offset(self, w: Floats, fit: Seen) -> Floats:
+        """[groups, outputs]: the bias that makes W right in the mean, where there is one."""
+        return fit.offset(w) if self.free else np.zeros(w.shape[:2])
+
+    def _rescaled(self, w: Floats, fit: Seen) -> Floats:
         return w * fit.faded(w)[:, :, None] if self.rescale and self.free else w
 
-    def _again(self, found: _Repair, fit: Moments, maps: Moments) -> _Repair:
+    def _again(self, found: _Repair, fit: Seen, maps: Seen | None) -> _Repair:
         """The same repair with other rows."""
         if found.ridge is None:
             return found
-        if found.prior is None:
+        if found.prior is None and maps is not None:
             return self._mapped(maps, [found.ridge])[0]
-        return _fitted(fit.centred(self.free), [found.prior], [found.ridge])[0]
+        assert found.prior is not None
+        return self._fitted(fit, [found.prior], [found.ridge])[0]
 
-    def _mapped(self, maps: Moments, strengths: Sequence[float]) -> list[_Repair]:
+    def _mapped(self, maps: Seen, strengths: Sequence[float]) -> list[_Repair]:
         """Every tap of the original's weights written by the channels that the cut model has.
 
         Its targets are W x; it is drawn to its own weights: a kept channel writes itself.
         """
-        gram, cross, _ = maps.centred(self.free)
+        gram, cross = maps.second(self.free)
         whole = self.whole.weights
         rows = whole.reshape(-1, *whole.shape[2:])[self.kept_y].reshape(len(whole), -1, *whole.shape[2:])
         by_tap = np.moveaxis(rows, 3, 2).reshape(len(whole), -1, whole.shape[2])  # groups, outputs and taps, channels
         kept = self.kept_x.reshape(len(whole), -1)
         prior = np.stack([r[:, k] for r, k in zip(by_tap, kept, strict=True)])
-        found = ridges(gram, by_tap @ cross, [prior], strengths, self.workers)
+        channels = self.taps > 1 or self.beside  # are the targets, and else the results
+        found = ridges(gram, by_tap @ cross if channels else cross, [prior], strengths, self.workers)
 
         def laid(w: Floats) -> Floats:
             return np.asarray(np.moveaxis(w.reshape(*rows.shape[:2], self.taps, -1), 3, 2).reshape(self.plain.shape))
 
         return [_Repair("channel", s, laid(w)) for s, (w,) in zip(strengths, found, strict=True)]
 
-
-def _fitted(centred: Centred, priors: Sequence[Floats], strengths: Sequence[float], workers: int = 1) -> list[_Repair]:
-    gram, cross, _ = centred
-    found = ridges(gram, cross, priors, strengths, workers)
-    return [
-        _Repair("full", s, w, prior)
-        for s, made in zip(strengths, found, strict=True)
-        for w, prior in zip(made, priors, strict=True)
-    ]
+    def _fitted(self, fit: Seen, priors: Sequence[Floats], strengths: Sequence[float]) -> list[_Repair]:
+        """Least squares, drawn to every prior at every strength."""
+        found = ridges(*fit.second(self.free), priors, strengths, self.workers)
+        return [
+            _Repair("full", s, w, prior)
+            for s, made in zip(strengths, found, strict=True)
+            for w, prior in zip(made, priors, strict=True)
+        ]

@@ -40,14 +40,16 @@ def ridges(
 
     So many strengths are tried at once as there are `workers`.
     """
-    rows = cross.shape[-2]
+    size, rows = gram.shape[-1], cross.shape[-2]
     own = np.diagonal(gram, axis1=-2, axis2=-1)
     least = np.maximum(LEAST * own.mean(axis=-1, keepdims=True), np.finfo(float).tiny)
-    pull = np.maximum(own, least)[..., None] * np.eye(gram.shape[-1])
+    pull = np.maximum(own, least)
     left = np.concatenate([cross - prior @ gram for prior in priors], axis=-2)
 
     def change(strength: float) -> Floats:
-        return solve(gram + strength * pull, left)
+        damped = gram.copy()
+        damped[..., np.arange(size), np.arange(size)] += strength * pull
+        return solve(damped, left)
 
     changes = at_once(change, strengths, workers)
     return [[prior + change[..., n * rows : (n + 1) * rows, :] for n, prior in enumerate(priors)] for change in changes]

@@ -12,7 +12,7 @@ from onnx import ModelProto, TensorProto, helper
 from onnxprune import parts
 from onnxprune.errors import ModelError
 from onnxprune.graph import Graph, load
-from onnxprune.parts import Engine, Parts, Walk
+from onnxprune.parts import Apart, Engine, Parts, Walk
 from onnxprune.patch import Patch, patched
 from onnxprune.runtime import run, session
 from onnxprune.testing import Builder, close
@@ -134,13 +134,26 @@ def test_a_model_of_too_many_bytes(
 
 
 def test_larger_weights_stay_beside_the_model(graph: Graph) -> None:
-    apart = parts.Apart()
+    apart = Apart()
     model = Parts(graph).part(0, len(graph.nodes), {"x": np.dtype(np.float32)}, graph.outputs, store=apart)
     sizes = {name: 4 * graph.size(name) for name in graph.constants}
     assert set(apart.weights) == {name for name, size in sizes.items() if size >= 1024}
     assert model.ByteSize() < 4096
     for name, value in apart.weights.items():
         np.testing.assert_array_equal(value, graph.array(name), strict=True)
+
+
+def test_a_session_has_its_own_copy_of_weights(graph: Graph) -> None:
+    """What they were read from may go."""
+    apart = Apart()
+    model = Parts(graph).part(0, len(graph.nodes), {"x": np.dtype(np.float32)}, graph.outputs, store=apart)
+    mine = {name: value.copy() for name, value in apart.weights.items()}
+    ready, feed = ENGINE.session(model, mine), {"x": np.ones((2, 3, 6, 6), np.float32)}
+    before = run(ready, feed)
+    for value in mine.values():
+        value[...] = np.nan
+    for name, value in run(ready, feed).items():
+        np.testing.assert_array_equal(value, before[name])
 
 
 def test_a_session_keeps_nothing_that_was_beside_the_model() -> None:
@@ -176,3 +189,24 @@ def test_a_large_bias_that_a_patch_takes_the_place_of() -> None:
     old = graph.array(graph.nodes[0].inputs[2])
     name = graph.outputs[0]
     np.testing.assert_allclose(found[name] - bias, known[name] - old, atol=1e-4)
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_weights_apart_the_model_are_what_runs(half: bool) -> None:
+    dtype = np.float16 if half else np.float32
+    b = Builder()
+    x = b.input("x", "N", 32)
+    x = b.op("Cast", x, to=10 if half else 1)
+    b.op("Relu", b.op("MatMul", x, b.const(np.eye(32, dtype=dtype), "wide")), name="y")
+    made = load(b.model("y"))
+    apart = Apart()
+    model = Parts(made).part(0, len(made.nodes), {"x": np.dtype(np.float32)}, ["y"], store=apart)
+    assert list(apart.weights) == ["wide"]
+    assert apart.weights["wide"].dtype == dtype
+    assert model.ByteSize() < apart.weights["wide"].nbytes
+    feed = {"x": np.random.default_rng(0).standard_normal((2, 32)).astype(np.float32)}
+    walk = Walk(made, [feed], ENGINE)
+    patch = Patch({"wide": np.eye(32) * 2})
+    plain, doubled = (next(iter(walk.rest(p, ["y"], ENGINE)))["y"] for p in (Patch(), patch))
+    np.testing.assert_allclose(plain, np.maximum(feed["x"], 0), rtol=1e-3)
+    np.testing.assert_array_equal(doubled, 2 * plain)

@@ -9,7 +9,6 @@ from onnx import ModelProto
 
 from onnxprune import Checks, Result, apply, prune
 from onnxprune.errors import DataError, OptionError
-from onnxprune.refit import Moments
 from onnxprune.runtime import run, session
 from onnxprune.testing import Builder
 from tests.redundant import redundant
@@ -126,19 +125,6 @@ def test_a_replayed_plan_is_repaired_where_that_is_asked_for(recovered: Result) 
     assert bare.record["recover"] == "none" and off(bare.model) > off(again.model)
     with pytest.raises(OptionError, match="--recover full fits weights to inputs"):
         apply(network(), recovered.plan, recover="full")
-
-
-def test_variance_is_given_back() -> None:
-    """Results that least squares shrinks vary as the original's again, where that is asked for."""
-    rng = np.random.default_rng(0)
-    moments = Moments()
-    x = rng.standard_normal((4096, 1, 3))
-    w = rng.standard_normal((1, 2, 3))
-    y = np.einsum("gof,ngf->ngo", 2 * w, x) + 0.1
-    moments.add(x, y)
-    np.testing.assert_allclose(moments.faded(w), 2.0, rtol=1e-6)
-    np.testing.assert_allclose(moments.faded(4 * w), 1.0)  # nothing shrinks
-    np.testing.assert_allclose(moments.faded(w * 1e-3), 1.0)  # what stands still is not blown up
 
 
 def test_what_comes_after_is_corrected_too() -> None:

@@ -70,6 +70,7 @@ ROOMS = (
     "settle",
     "samples",
     "solve",
+    "moments",
     "bilinear",
     "consumers",
     "products",
