@@ -214,19 +214,23 @@ class Refit:
 
         Its targets are W x; it is drawn to its own weights: a kept channel writes itself.
         """
-        by_tap, prior = self._written()
-        through = by_tap if self.taps > 1 or self.beside else None  # channels are the targets, and else the results
-        del by_tap
+        channels = self.taps > 1 or self.beside  # are the targets, and else the results
+        through, prior = self._written(channels)
         found = maps.ridges([prior], strengths, self.free, through, self.workers)
         return [_Repair("channel", s, self._laid(w)) for s, (w,) in zip(strengths, found, strict=True)]
 
-    def _written(self) -> tuple[Array, Array]:
-        """[groups, outputs and taps, channels] of the original's weights: all channels, and those that are kept."""
+    def _written(self, channels: bool) -> tuple[Array | None, Array]:
+        """[groups, outputs and taps, channels] of the original's weights: all channels, if asked for, and kept ones."""
         whole = self.whole.matrix
         rows = whole.reshape(-1, *whole.shape[2:])[self.kept_y].reshape(len(whole), -1, *whole.shape[2:])
         by_tap = np.moveaxis(rows, 3, 2).reshape(len(whole), -1, whole.shape[2])
         kept = self.kept_x.reshape(len(whole), -1)
-        return by_tap, np.stack([r[:, k] for r, k in zip(by_tap, kept, strict=True)])
+        if kept.all():
+            return by_tap if channels else None, by_tap
+        prior = np.empty((*by_tap.shape[:2], int(kept[0].sum())), by_tap.dtype)
+        for own, each, there in zip(prior, by_tap, kept, strict=True):
+            np.take(each, np.flatnonzero(there), axis=1, out=own, mode="clip")  # else it makes another copy
+        return by_tap if channels else None, prior
 
     def _laid(self, w: Weights) -> Weights:
         """[groups, outputs, channels and taps] of weights as in `_written`."""
