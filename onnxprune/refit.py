@@ -157,7 +157,8 @@ class Refit:
         def risk(repair: _Repair) -> float:
             return check.error(repair.w, self._offset(repair.w, fit))
 
-        tried = [_Repair("bias", None, self._plain())] if self.free else []
+        few = fit.count < self.features  # then W may be very large: it stays in its type, whatever it is multiplied by
+        tried = [_Repair("bias", None, Near(self._plain(), ()) if few else self._plain())] if self.free else []
         if maps is not None:
             tried += self._mapped(maps, RIDGES)
         risks = at_once(risk, tried, self.workers)
