@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import helper
 
 from onnxprune.folds import Bias, Contraction, contraction, foldable
 from onnxprune.graph import Node
@@ -67,7 +68,7 @@ class Consumer:
     @property
     def mixes(self) -> bool:
         """Whether channels meet in it; in a depthwise convolution they do not."""
-        return self.weights.shape[2] > 1 or self.groups == 1
+        return self.shape[2] > 1 or self.groups == 1
 
     @property
     def groups(self) -> int:
@@ -78,35 +79,52 @@ class Consumer:
     def units(self) -> NDArray[np.int32]:
         """[channels of x]: the unit of each; -1: it cannot go."""
         units = self.coupling.unit_of(self.spec.x)
-        channels = self.weights.shape[0] * self.weights.shape[2]
+        channels = self.groups * self.shape[2]
         return np.full(channels, -1, dtype=np.int32) if units is None else units
 
     @cached_property
-    def weights(self) -> Floats:
-        """[groups, rows, channels of a group, taps], with Gemm's alpha."""
+    def shape(self) -> tuple[int, int, int, int]:
+        """Of the weights: groups, rows, channels of a group, taps."""
+        sizes, (narrow, out) = self._sizes, (self.spec.w_in.axis, self.spec.w_out.axis)
+        taps = prod(np.delete(sizes, [narrow, out]).tolist())
+        if self.groups > 1 and narrow == 0:
+            return self.groups, sizes[out], sizes[narrow] // self.groups, taps
+        return self.groups, sizes[out] // self.groups, sizes[narrow], taps
+
+    @property
+    def matrix(self) -> Array:
+        """[groups, rows, channels of a group, taps], with Gemm's alpha: as the model has them, at least in float32.
+
+        Read anew each time, as `weights`: layers are many.
+        """
         rows = self.each.rows({})
         assert rows is not None
-        return np.asarray(rows.reshape(self.groups, -1, *rows.shape[1:]).astype(np.float64) * self.each.alpha)
+        shaped = rows.reshape(self.shape)
+        return shaped if self.each.alpha == 1 else np.asarray(shaped.astype(np.float64) * self.each.alpha)
+
+    @property
+    def weights(self) -> Floats:
+        """`matrix`, in float64."""
+        return self.matrix.astype(np.float64, copy=False)
 
     @cached_property
     def offset(self) -> Floats:
         """[rows]: the bias that is part of y; zero where it is added later, or is none."""
         if self.bias is None or self.spec.bias_slot is None:
-            return np.zeros(self.weights.shape[0] * self.weights.shape[1])
+            return np.zeros(self.shape[0] * self.shape[1])
         return np.asarray(self.bias.value.reshape(-1).astype(np.float64) * self.each.beta)
 
     def patch(self, weights: Array, offset: Floats | None) -> Patch:
         """The model with other weights, laid out as `weights`, and with another `offset`, where there is place."""
         w = weights if self.each.alpha == 1 else weights / self.each.alpha
-        spec, graph = self.spec, self.coupling.graph
-        name = self.coupling.source.get(spec.w_in.value, spec.w_in.value)
-        shape = tuple(s for s in graph.shapes.get(name) or () if isinstance(s, int))
+        spec, sizes, constants = self.spec, self._sizes, self.coupling.graph.constants
         if self.groups > 1 and spec.w_in.axis == 0:
-            laid = w.swapaxes(1, 2).reshape(shape)
+            laid = w.swapaxes(1, 2).reshape(sizes)
         else:
-            moved = w.reshape(-1, *w.shape[2:3], *np.delete(shape, [spec.w_out.axis, spec.w_in.axis]))
+            moved = w.reshape(-1, *w.shape[2:3], *np.delete(sizes, [spec.w_out.axis, spec.w_in.axis]))
             laid = np.moveaxis(moved, (0, 1), (spec.w_out.axis, spec.w_in.axis))
-        found = Patch({self.constant: self._behind(name, laid)})
+        dtype = helper.tensor_dtype_to_np_dtype(constants[self.constant].data_type)
+        found = Patch({self.constant: self._behind(self._name, laid).astype(dtype, copy=False)})
         return found if offset is None else found | self.shifted(offset - self.offset)
 
     def shifted(self, amount: Floats) -> Patch:
@@ -118,6 +136,16 @@ class Consumer:
         if self.bias.constant is None:
             return Patch(inputs={(self.node.outputs[0], 2): shaped})
         return Patch({self.bias.constant: shaped})
+
+    @property
+    def _name(self) -> str:
+        """Of the weights, as the operator reads them."""
+        return self.coupling.source.get(self.spec.w_in.value, self.spec.w_in.value)
+
+    @property
+    def _sizes(self) -> tuple[int, ...]:
+        """Of that value."""
+        return tuple(s for s in self.coupling.graph.shapes.get(self._name) or () if isinstance(s, int))
 
     def _behind(self, name: str, value: Array) -> Array:
         """What the constant is where Transpose and Cast make the value of it."""

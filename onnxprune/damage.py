@@ -19,6 +19,7 @@ from onnxprune.calibrate import Statistics
 from onnxprune.consumers import Consumer
 from onnxprune.curves import Curve
 from onnxprune.divergence import Distance
+from onnxprune.folds import weighed
 from onnxprune.graph import Graph
 from onnxprune.groups import Coupling
 from onnxprune.parts import Engine, Place, Walk
@@ -42,10 +43,12 @@ def repaired(reader: Consumer, gone: NDArray[np.bool_], stats: Statistics, metho
         stats: of its input.
         method: "bias": the channels count as their means alone.
     """
-    w, mean = reader.weights, stats.first / max(stats.rows, 1)
+    mean = stats.first / max(stats.rows, 1)
+    if method == "bias" or stats.second is None:  # of too many channels: nothing is known of how they vary together
+        return _without(reader, gone, mean)
+    w, covariance = reader.weights, stats.covariance
     each = w.shape[2]
     new, offset = np.zeros_like(w), reader.offset.copy().reshape(len(w), -1)
-    covariance = stats.covariance
     for i in range(len(w)):
         span = slice(i * each, (i + 1) * each)
         kept = np.flatnonzero(~gone[span])
@@ -56,14 +59,22 @@ def repaired(reader: Consumer, gone: NDArray[np.bool_], stats: Statistics, metho
             new[i] = w[i]
             continue
         rest = w[i][:, kept]
-        if method != "bias":
-            sigma = covariance[span, span][:, kept]
-            rows, prior = (np.moveaxis(v, 2, 1).reshape(-1, v.shape[1]) for v in (w[i], rest))  # one for output and tap
-            mapped = ridge(sigma[kept], rows @ sigma, prior, STRENGTH)
-            rest = np.moveaxis(mapped.reshape(len(rest), -1, kept.size), 2, 1)
+        sigma = covariance[span, span][:, kept]
+        rows, prior = (np.moveaxis(v, 2, 1).reshape(-1, v.shape[1]) for v in (w[i], rest))  # one for output and tap
+        mapped = ridge(sigma[kept], rows @ sigma, prior, STRENGTH)
+        rest = np.moveaxis(mapped.reshape(len(rest), -1, kept.size), 2, 1)
         new[i][:, kept] = rest
         offset[i] += w[i].sum(axis=2) @ mean[span] - rest.sum(axis=2) @ mean[span][kept]
     return reader.patch(new, offset.reshape(-1) if reader.bias is not None else None)
+
+
+def _without(reader: Consumer, gone: NDArray[np.bool_], mean: Floats) -> Patch:
+    """A consumer for which channels count as their means alone; their weights become zero, in the type they have."""
+    w, bias = reader.matrix, None
+    if reader.bias is not None:
+        rows = w.reshape(-1, *w.shape[2:])
+        bias = reader.offset + weighed(rows, reader.groups, np.flatnonzero(gone), mean[gone])
+    return reader.patch(np.where(gone.reshape(len(w), 1, -1, 1), 0, w), bias)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,7 @@
-"""Rows of features and targets: their moments, which weights are fitted to, and how far off fitted weights are.
+"""Rows of features and targets: weights that are fitted to them, and how far off fitted weights are.
+
+Many rows become moments, which take no more room however many there are; rows that are fewer than their features are
+kept as they are, and weights are fitted in their space (see `dual`): it comes to the same.
 
 Products are taken in the type of the rows, about an origin near their mean, and summed in float64: of features that
 hardly vary about a large mean, nothing but rounding would be left otherwise.
@@ -6,7 +9,7 @@ hardly vary about a large mean, nothing but rounding would be left otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -14,7 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.solve import at_once, error
+from onnxprune.dual import Space, Weights, at, changed, dense, product, space
+from onnxprune.solve import at_once, error, ridges
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
@@ -66,21 +70,44 @@ class Moments:
             return self.xx, self.yx
         return self.xx + self.x[:, :, None] * self.x[:, None, :], self.yx + self.y[:, :, None] * self.x[:, None, :]
 
-    def offset(self, w: Floats) -> Floats:
-        """[groups, O]: the bias with which W is right in the mean."""
-        return np.asarray(self.y - np.einsum("gof,gf->go", w, self.x))
+    def ridges(
+        self,
+        priors: Sequence[Weights],
+        strengths: Sequence[float],
+        free: bool,
+        through: Array | None = None,
+        workers: int = 1,
+    ) -> list[list[Weights]]:
+        """Least squares drawn to every prior at every strength (see `solve.ridges`): found[strength][prior].
 
-    def error(self, w: Floats, offset: Floats) -> float:
+        Args:
+            priors: what W is drawn to.
+            strengths: of the pull.
+            free: there is a bias besides.
+            through: [groups, P, O], if P mixtures of the targets are to be written in their place.
+            workers: strengths that are tried at once.
+        """
+        gram, cross = self.second(free)
+        cross = cross if through is None else through.astype(np.float64, copy=False) @ cross
+        return [[*found] for found in ridges(gram, cross, [_exact(p) for p in priors], strengths, workers)]
+
+    def offset(self, w: Weights) -> Floats:
+        """[groups, O]: the bias with which W is right in the mean."""
+        return np.asarray(self.y - at(w, self.x))
+
+    def error(self, w: Weights, offset: Floats) -> float:
         """Mean of ‖y - W x - offset‖²."""
-        return error(w, self.xx, self.yx, float(self.yy.sum())) + float(np.square(self.offset(w) - offset).sum())
+        missed = error(_exact(w), self.xx, self.yx, float(self.yy.sum()))
+        return missed + float(np.square(self.offset(w) - offset).sum())
 
     def power(self, free: bool) -> float:
         """Mean of ‖y‖², about its mean where a bias is free."""
         return float(self.yy.sum() + (0.0 if free else np.square(self.y).sum()))
 
-    def faded(self, w: Floats) -> Floats:
+    def faded(self, w: Weights) -> Floats:
         """[groups, O]: by what W x has to grow to vary as much as the targets do (Jordan et al. 2023, REPAIR)."""
-        return _growth(self.yy, np.einsum("gof,gof->go", w @ self.xx, w))
+        each = _exact(w)
+        return _growth(self.yy, np.einsum("gof,gof->go", each @ self.xx, each))
 
 
 @dataclass(eq=False)
@@ -143,80 +170,113 @@ class Sums:
         return Moments(self.count, x, y, second[:, :size], second[:, size:], yy)
 
 
-@dataclass(eq=False)
+class _Features:
+    """[groups, rows, F] of every batch, and what is known of them together; shared by what differs in targets alone."""
+
+    def __init__(self, batches: list[Array]) -> None:
+        self.batches = batches
+        self._spaces: dict[bool, Space] = {}
+
+    @cached_property
+    def mean(self) -> Floats:
+        total = sum(x.sum(axis=1, dtype=np.float64) for x in self.batches)
+        return np.asarray(total / sum(x.shape[1] for x in self.batches))
+
+    def space(self, free: bool) -> Space:
+        """About the mean where a bias is free."""
+        if free not in self._spaces:
+            origin = self.mean if free else np.zeros_like(self.mean)
+            self._spaces[free] = space(np.concatenate(self.batches, axis=1), origin)
+        return self._spaces[free]
+
+
 class Rows:
-    """Rows that are kept: to judge a few weights takes less by rows than by moments, and rounds less.
+    """Rows that are kept: to judge a few weights takes less by rows than by moments, and rounds less."""
 
-    Attributes:
-        workers: threads that multiply, where moments are asked for.
-        count: rows so far.
-    """
+    def __init__(self, features: Sequence[Array] = (), targets: Sequence[Array] = ()) -> None:
+        """Rows, if there are some: [groups, rows, F] and [groups, rows, O] of every batch."""
+        self._features, self._y = _Features([*features]), [*targets]
 
-    workers: int = 1
-    count: int = 0
-    _batches: list[tuple[Array, Array]] = field(default_factory=list)  # [groups, rows, F] and [groups, rows, O]
+    @property
+    def count(self) -> int:
+        """Rows so far."""
+        return sum(x.shape[1] for x in self._features.batches)
 
     def add(self, features: Array, targets: Array) -> None:
         """More rows, as `Sums.add`; only before anything is asked."""
-        self.count += len(features)
-        self._batches.append((np.moveaxis(features, 0, 1), np.moveaxis(targets, 0, 1)))
+        self._features.batches.append(np.moveaxis(features, 0, 1))
+        self._y.append(np.moveaxis(targets, 0, 1))
 
     def __add__(self, other: Rows) -> Rows:
         """All rows."""
-        return Rows(self.workers, self.count + other.count, [*self._batches, *other._batches])
+        return Rows([*self._features.batches, *other._features.batches], [*self._y, *other._y])
 
     def only(self, targets: slice) -> Rows:
         """With some of the targets."""
-        return Rows(self.workers, self.count, [(x, y[..., targets]) for x, y in self._batches])
+        found = Rows([], [y[..., targets] for y in self._y])
+        found._features = self._features
+        return found
 
-    def moments(self) -> Moments:
-        """Of all rows; there must be some."""
-        sums = Sums(self.workers)
-        for x, y in self._batches:
+    def sums(self, workers: int = 1) -> Sums:
+        """The sums over them, to which more may be added."""
+        sums = Sums(workers)
+        for x, y in zip(self._features.batches, self._y, strict=True):
             sums.add(x.swapaxes(0, 1), y.swapaxes(0, 1))
-        return sums.moments()
+        return sums
 
-    def second(self, free: bool) -> tuple[Floats, Floats]:
-        """As that of `Moments`."""
-        return self.moments().second(free)
+    def ridges(
+        self,
+        priors: Sequence[Weights],
+        strengths: Sequence[float],
+        free: bool,
+        through: Array | None = None,
+        workers: int = 1,
+    ) -> list[list[Weights]]:
+        """As that of `Moments`, in the space of the rows."""
+        y = np.concatenate([*(self._targets() if free else self._y)], axis=1)
+        y = y if through is None else product(through, y)
+        missed = [y - np.concatenate([*self._made(prior, free)], axis=1) for prior in priors]
+        return [[*found] for found in changed(self._features.space(free), missed, priors, strengths, workers)]
 
     @cached_property
-    def means(self) -> tuple[Floats, Floats]:
-        """[groups, F] and [groups, O], of features and targets."""
-        totals = ((x.sum(axis=1, dtype=np.float64), y.sum(axis=1, dtype=np.float64)) for x, y in self._batches)
-        x, y = (np.asarray(sum(each)) / self.count for each in zip(*totals, strict=True))
-        return x, y
+    def _mean(self) -> Floats:
+        """[groups, O], of the targets."""
+        return np.asarray(sum(y.sum(axis=1, dtype=np.float64) for y in self._y)) / self.count
 
-    def offset(self, w: Floats) -> Floats:
+    def offset(self, w: Weights) -> Floats:
         """As that of `Moments`."""
-        x, y = self.means
-        return np.asarray(y - np.einsum("gof,gf->go", w, x))
+        return np.asarray(self._mean - at(w, self._features.mean))
 
-    def error(self, w: Floats, offset: Floats) -> float:
+    def error(self, w: Weights, offset: Floats) -> float:
         """As that of `Moments`."""
         missed = (y - made for y, made in zip(self._targets(), self._made(w), strict=True))
         return float(self._squares(missed).sum() + np.square(self.offset(w) - offset).sum())
 
     def power(self, free: bool) -> float:
         """As that of `Moments`."""
-        return float(self._squares(self._targets()).sum() + (0.0 if free else np.square(self.means[1]).sum()))
+        return float(self._squares(self._targets()).sum() + (0.0 if free else np.square(self._mean).sum()))
 
-    def faded(self, w: Floats) -> Floats:
+    def faded(self, w: Weights) -> Floats:
         """As that of `Moments`."""
         return _growth(self._squares(self._targets()), self._squares(self._made(w)))
 
     def _targets(self) -> Iterator[Array]:
         """Of every batch, about their mean."""
-        return (y - self.means[1][:, None].astype(y.dtype) for _, y in self._batches)
+        return (y - self._mean[:, None].astype(y.dtype) for y in self._y)
 
-    def _made(self, w: Floats) -> Iterator[Array]:
-        """W x of every batch, about its mean."""
-        mean, turned = self.means[0][:, None], w.swapaxes(1, 2)
-        return ((x - mean.astype(x.dtype)) @ turned.astype(x.dtype) for x, _ in self._batches)
+    def _made(self, w: Weights, centred: bool = True) -> Iterator[Array]:
+        """W x of every batch, about its mean unless that is not asked for."""
+        mean = self._features.mean[:, None]
+        return (product(w, x - mean.astype(x.dtype) if centred else x) for x in self._features.batches)
 
     def _squares(self, batches: Iterable[Array]) -> Floats:
         """[groups, O]: means over all rows."""
         return np.asarray(sum(np.square(rows, dtype=np.float64).sum(axis=1) for rows in batches)) / self.count
+
+
+def _exact(w: Weights) -> Floats:
+    """[groups, O, F], in float64."""
+    return dense(w).astype(np.float64, copy=False)
 
 
 def _growth(wanted: Floats, made: Floats) -> Floats:

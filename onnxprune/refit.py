@@ -20,16 +20,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.consumers import Consumer
+from onnxprune.dual import Near, Weights, dense, scaled
 from onnxprune.moments import Moments, Rows, Sums
 from onnxprune.patch import NOTHING, Patch
-from onnxprune.solve import at_once, ridges
+from onnxprune.solve import at_once
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
 Seen: TypeAlias = Moments | Rows
 
 ROWS = 16384  # im2col rows that a layer is fitted to, as far as there are so many
-FEATURES = 2560  # with more than these, the map has to do
+FEATURES = 2560  # with more than these, and more rows than these, the map has to do
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)  # in units of the features' variances
 
 
@@ -54,8 +55,8 @@ class _Repair(NamedTuple):
 
     method: str
     ridge: float | None
-    w: Floats
-    prior: Floats | None = None
+    w: Weights
+    prior: Weights | None = None
 
 
 class Refit:
@@ -89,19 +90,19 @@ class Refit:
         self.rescale, self.workers = rescale, workers
         self.whole, self.cut, self.rng = whole, cut, rng
         self.kept_x, self.kept_y = kept
-        groups, self.outputs, channels, self.taps = cut.weights.shape
-        features = channels * self.taps
+        _, self.outputs, channels, self.taps = cut.shape
+        self.features = channels * self.taps
         self.each = max(1, -(-ROWS // max(samples, 1)))
         self.free = cut.bias is not None
         self.maps_too = method in ("channel", "full")
-        self.fits_too = method == "full" and features <= FEATURES
+        self.fits_too = method == "full"
         # Results are W x, of which a map is made as well as of the channels x, if there is one tap.
         self.beside = self.maps_too and self.taps == 1 and corrected
-        self.pairs = self.fits_too or (self.maps_too and self.taps == 1)
-        self.fit: Sums | Rows = Sums(workers) if self.pairs else Rows(workers)
-        self.held = Rows(workers)  # to choose with
+        # Whether rows that are no fewer than features are solved for; else they are only there to choose with.
+        self.pairs = (self.fits_too and self.features <= FEATURES) or (self.maps_too and self.taps == 1)
+        self.fit: Sums | Rows = Rows()
+        self.held = Rows()  # to choose with
         self.maps = Sums(workers), Sums(workers)  # of channels alone, where there are several taps
-        self.plain = cut.weights.reshape(groups, self.outputs, -1)
 
     def add(self, choosing: bool, x: Array, y: Array, thin: Array) -> None:
         """A batch: the original's input and result, and the cut model's input."""
@@ -112,6 +113,8 @@ class Refit:
         if self.beside:  # the channels of the original are targets beside its results
             targets = np.concatenate([targets, self.whole.features(x, places)[..., 0]], axis=2)
         (self.held if choosing else self.fit).add(features.reshape(rows, groups, -1), targets)
+        if isinstance(self.fit, Rows) and self._many(self.fit):
+            self.fit = self.fit.sums(self.workers)
         if self.maps_too and self.taps > 1:
             wide, narrow = (np.moveaxis(v, self.whole.x.axis, -1) for v in (x, thin))
             wide, narrow = wide.reshape(-1, wide.shape[-1]), narrow.reshape(-1, narrow.shape[-1])
@@ -130,42 +133,58 @@ class Refit:
         fit = rows.only(mine)
         check = self.held.only(mine) if both else fit
         maps = self._channels(rows, self.maps[not self.fit.count])
-
-        def risk(repair: _Repair) -> float:
-            return check.error(repair.w, self._offset(repair.w, fit))
-
-        before = check.error(self.plain, self.cut.offset.reshape(self.plain.shape[:2]))
-        tried = [_Repair("bias", None, self.plain)] if self.free else []
-        if maps is not None:
-            tried += self._mapped(maps, RIDGES)
-        risks = at_once(risk, tried, self.workers)
-        if self.fits_too:
-            best = tried[int(np.argmin(risks))] if tried else None
-            # Of results as they are and one tap, least squares drawn to the weights are the maps.
-            priors = [] if self.taps == 1 and not self.beside else [self.plain]
-            priors += [best.w] if best and best.method == "channel" else []
-            fits = self._fitted(fit, priors, RIDGES) if priors else []
-            risks += at_once(risk, fits, self.workers)
-            tried += fits
-        least = min(risks, default=np.inf)
+        before = check.error(self._plain(), self.cut.offset.reshape(self.cut.shape[:2]))
+        found, least = self._least(fit, check, maps)
         scale = max(check.power(self.free), np.finfo(float).tiny)
         name = self.cut.node.label
-        if not least < before:
+        if found is None or not least < before:
             return NOTHING, Layer(name, "none", None, before / scale, before / scale)
-        found = tried[risks.index(least)]
         w = self._rescaled(found.w, fit)
         loss, after = at_once(lambda seen: seen.error(w, self._offset(w, fit)), (fit, check), self.workers)
         loss /= max(fit.power(self.free), np.finfo(float).tiny)
         said = Layer(name, found.method, found.ridge, before / scale, after / scale, loss)
         if everything and both:
-            rows = rows + self.held.moments() if isinstance(rows, Moments) else rows + self.held
+            rows = rows + self.held.sums(self.workers).moments() if isinstance(rows, Moments) else rows + self.held
             fit, maps = rows.only(mine), self._channels(rows, self.maps[1], maps)
             w = self._rescaled(self._again(found, fit, maps).w, fit)
         offset = self._offset(w, fit).reshape(-1) if self.free else None
-        return self.cut.patch(w.reshape(self.cut.weights.shape), offset), said
+        del found  # there is seldom room for more weights than one
+        return self.cut.patch(dense(w).reshape(self.cut.shape), offset), said
+
+    def _least(self, fit: Seen, check: Seen, maps: Seen | None) -> tuple[_Repair | None, float]:
+        """Of all repairs the one with the least error, and that."""
+
+        def risk(repair: _Repair) -> float:
+            return check.error(repair.w, self._offset(repair.w, fit))
+
+        few = fit.count < self.features  # then W may be very large: it stays in its type, whatever it is multiplied by
+        tried = [_Repair("bias", None, Near(self._plain(), ()) if few else self._plain())] if self.free else []
+        if maps is not None:
+            tried += self._mapped(maps, RIDGES)
+        risks = at_once(risk, tried, self.workers)
+        if self.fits_too and min(fit.count, self.features) <= FEATURES:
+            best = tried[int(np.argmin(risks))] if tried else None
+            # Of results as they are and one tap, least squares drawn to the weights are the maps.
+            priors: list[Weights] = [] if self.taps == 1 and not self.beside else [self._plain()]
+            priors += [best.w] if best and best.method == "channel" else []
+            fits = self._fitted(fit, priors, RIDGES) if priors else []
+            risks += at_once(risk, fits, self.workers)
+            tried += fits
+        least = min(risks, default=np.inf)
+        return tried[risks.index(least)] if tried else None, least
+
+    def _plain(self) -> Array:
+        """The weights as they are."""
+        return self.cut.matrix.reshape(*self.cut.shape[:2], -1)
+
+    def _many(self, rows: Rows) -> bool:
+        """Whether moments of them are what to solve with: they are no fewer than features."""
+        return self.pairs and rows.count >= self.features
 
     def _seen(self, rows: Sums | Rows) -> Seen:
-        return rows.moments() if self.pairs or isinstance(rows, Sums) else rows
+        if isinstance(rows, Rows) and not self._many(rows):
+            return rows
+        return (rows.sums(self.workers) if isinstance(rows, Rows) else rows).moments()
 
     def _channels(self, rows: Seen, apart: Sums, before: Seen | None = None) -> Seen | None:
         """What maps are fitted to, if any; several taps have moments `apart` for it, which add to those `before`."""
@@ -175,12 +194,12 @@ class Refit:
             return rows.only(slice(self.outputs, None) if self.beside else slice(self.outputs))
         return before + apart.moments() if isinstance(before, Moments) else apart.moments()
 
-    def _offset(self, w: Floats, fit: Seen) -> Floats:
+    def _offset(self, w: Weights, fit: Seen) -> Floats:
         """[groups, outputs]: the bias that makes W right in the mean, where there is one."""
-        return fit.offset(w) if self.free else np.zeros(w.shape[:2])
+        return fit.offset(w) if self.free else np.zeros(self.cut.shape[:2])
 
-    def _rescaled(self, w: Floats, fit: Seen) -> Floats:
-        return w * fit.faded(w)[:, :, None] if self.rescale and self.free else w
+    def _rescaled(self, w: Weights, fit: Seen) -> Weights:
+        return scaled(w, fit.faded(w)) if self.rescale and self.free else w
 
     def _again(self, found: _Repair, fit: Seen, maps: Seen | None) -> _Repair:
         """The same repair with other rows."""
@@ -196,23 +215,34 @@ class Refit:
 
         Its targets are W x; it is drawn to its own weights: a kept channel writes itself.
         """
-        gram, cross = maps.second(self.free)
-        whole = self.whole.weights
-        rows = whole.reshape(-1, *whole.shape[2:])[self.kept_y].reshape(len(whole), -1, *whole.shape[2:])
-        by_tap = np.moveaxis(rows, 3, 2).reshape(len(whole), -1, whole.shape[2])  # groups, outputs and taps, channels
-        kept = self.kept_x.reshape(len(whole), -1)
-        prior = np.stack([r[:, k] for r, k in zip(by_tap, kept, strict=True)])
         channels = self.taps > 1 or self.beside  # are the targets, and else the results
-        found = ridges(gram, by_tap @ cross if channels else cross, [prior], strengths, self.workers)
+        through, prior = self._written(channels)
+        found = maps.ridges([prior], strengths, self.free, through, self.workers)
+        return [_Repair("channel", s, self._laid(w)) for s, (w,) in zip(strengths, found, strict=True)]
 
-        def laid(w: Floats) -> Floats:
-            return np.asarray(np.moveaxis(w.reshape(*rows.shape[:2], self.taps, -1), 3, 2).reshape(self.plain.shape))
+    def _written(self, channels: bool) -> tuple[Array | None, Array]:
+        """[groups, outputs and taps, channels] of the original's weights: all channels, if asked for, and kept ones."""
+        whole = self.whole.matrix
+        rows = whole.reshape(-1, *whole.shape[2:])[self.kept_y].reshape(len(whole), -1, *whole.shape[2:])
+        by_tap = np.moveaxis(rows, 3, 2).reshape(len(whole), -1, whole.shape[2])
+        kept = self.kept_x.reshape(len(whole), -1)
+        if kept.all():
+            return by_tap if channels else None, by_tap
+        prior = np.empty((*by_tap.shape[:2], int(kept[0].sum())), by_tap.dtype)
+        for own, each, there in zip(prior, by_tap, kept, strict=True):
+            np.take(each, np.flatnonzero(there), axis=1, out=own, mode="clip")  # else it makes another copy
+        return by_tap if channels else None, prior
 
-        return [_Repair("channel", s, laid(w)) for s, (w,) in zip(strengths, found, strict=True)]
+    def _laid(self, w: Weights) -> Weights:
+        """[groups, outputs, channels and taps] of weights as in `_written`."""
+        if self.taps == 1 or isinstance(w, Near):  # it is of rows of one tap
+            return w
+        groups, outputs, channels, taps = self.cut.shape
+        return np.asarray(np.moveaxis(w.reshape(groups, outputs, taps, channels), 3, 2).reshape(groups, outputs, -1))
 
-    def _fitted(self, fit: Seen, priors: Sequence[Floats], strengths: Sequence[float]) -> list[_Repair]:
+    def _fitted(self, fit: Seen, priors: Sequence[Weights], strengths: Sequence[float]) -> list[_Repair]:
         """Least squares, drawn to every prior at every strength."""
-        found = ridges(*fit.second(self.free), priors, strengths, self.workers)
+        found = fit.ridges(priors, strengths, self.free, workers=self.workers)
         return [
             _Repair("full", s, w, prior)
             for s, made in zip(strengths, found, strict=True)

@@ -190,7 +190,7 @@ def written(
     offset = None
     if layer.bias is not None and (b.any() or before.any()):
         offset = layer.offset + b - layer.each.beta * layer.bias.value.reshape(-1)
-    return layer.patch(w.reshape(layer.weights.shape), offset)
+    return layer.patch(w.reshape(layer.shape), offset)
 
 
 def _values(layer: Consumer, patch: Patch) -> tuple[Floats, Floats]:

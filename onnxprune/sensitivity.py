@@ -262,7 +262,7 @@ def _alone(gauge: Gauge, reader: Consumer, removed: Removed) -> Patch:
     if gauge.method != "none" and reader.x in gauge.moments:
         return repaired(reader, gone, gauge.moments[reader.x], gauge.method)
     kept = ~gone.reshape(reader.groups, 1, -1, 1)
-    return reader.patch(reader.weights * kept, None)
+    return reader.patch(reader.matrix * kept, None)
 
 
 def _maker(gauge: Gauge, group: Group) -> str:

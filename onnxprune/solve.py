@@ -41,9 +41,7 @@ def ridges(
     So many strengths are tried at once as there are `workers`.
     """
     size, rows = gram.shape[-1], cross.shape[-2]
-    own = np.diagonal(gram, axis1=-2, axis2=-1)
-    least = np.maximum(LEAST * own.mean(axis=-1, keepdims=True), np.finfo(float).tiny)
-    pull = np.maximum(own, least)
+    pull = pulls(np.diagonal(gram, axis1=-2, axis2=-1))
     left = np.concatenate([cross - prior @ gram for prior in priors], axis=-2)
 
     def change(strength: float) -> Floats:
@@ -53,6 +51,12 @@ def ridges(
 
     changes = at_once(change, strengths, workers)
     return [[prior + change[..., n * rows : (n + 1) * rows, :] for n, prior in enumerate(priors)] for change in changes]
+
+
+def pulls(own: Floats) -> Floats:
+    """[..., F]: what the pull on each feature is in units of, of the features' own moments."""
+    least = np.maximum(LEAST * own.mean(axis=-1, keepdims=True), np.finfo(float).tiny)
+    return np.asarray(np.maximum(own, least))
 
 
 def at_once(do: Callable[[Item], Made], items: Iterable[Item], workers: int) -> list[Made]:

@@ -70,6 +70,7 @@ ROOMS = (
     "settle",
     "samples",
     "solve",
+    "dual",
     "moments",
     "bilinear",
     "consumers",

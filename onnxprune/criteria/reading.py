@@ -51,7 +51,7 @@ def terms_of(reader: Consumer, moment: Scores) -> Scores:
     Returns:
         [groups, channels of a group, channels of a group], or [groups, channels of a group].
     """
-    groups, _, each, _ = reader.weights.shape
+    groups, _, each, _ = reader.shape
     columns = np.moveaxis(reader.weights, 2, 1).reshape(groups, each, -1)
     if moment.ndim == 1:
         return np.asarray(np.square(columns).sum(axis=2) * moment.reshape(groups, each))
