@@ -61,7 +61,8 @@ def pulls(own: Floats) -> Floats:
 
 def at_once(do: Callable[[Item], Made], items: Iterable[Item], workers: int) -> list[Made]:
     """`do` for every item, for so many at a time; what comes out is the same for any number."""
-    if workers == 1:
+    items = list(items)
+    if workers == 1 or len(items) < 2:
         return [do(item) for item in items]
     with ThreadPoolExecutor(workers) as pool:
         return list(pool.map(do, items))
