@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def recall(
         return calibrate(graph, batches, wanted, engine, samples, seed)
     probes = probes_of(graph, wanted)
     asked = repr((engine, samples, seed)).encode()
-    key = key_of((asked, *_machine(), *_model(graph, probes, batches[0]), *_data(batches)))
+    key = key_of(chain((asked, *_machine()), _model(graph, probes, batches[0]), _data(batches)))
     if (kept := fetch(key)) is not None:
         with suppress(TypeError, ValueError):  # another file under this name
             return {p.dim: _unpacked(kept, p) for p in probes}
