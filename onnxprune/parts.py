@@ -28,8 +28,8 @@ from onnxprune.writing import INLINE
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-# Types that NumPy and ONNX Runtime both know.
-SHARED = FLOATS - {TensorProto.BFLOAT16} | {TensorProto.INT8, TensorProto.UINT8, TensorProto.INT32, TensorProto.INT64}
+# Types of weights that NumPy and ONNX Runtime both know; others may be sizes, by which shapes are inferred.
+SHARED = FLOATS - {TensorProto.BFLOAT16} | {TensorProto.INT8, TensorProto.UINT8}
 IN_MEMORY = 3 << 29  # bytes of values kept in memory; the rest goes to files
 
 

@@ -178,6 +178,18 @@ def test_weights_of_all_types(dtype: Any) -> None:
     np.testing.assert_array_equal(next(iter(found.values())), np.arange(900).astype(kind).astype(np.float32))
 
 
+def test_sizes_of_many_pieces_stay_in_the_model() -> None:
+    """ONNX Runtime infers shapes by them before it has what is beside the model."""
+    b = Builder()
+    wide = b.op("Gemm", b.input("x", 1, 600), b.const(np.eye(600, dtype=np.float32)))
+    pieces = b.ops("Split", wide, b.const(np.full(200, 3), "sizes"), outputs=200, axis=1)
+    b.op("Concat", *pieces[::-1], axis=1, name="y")
+    graph = load(b.model(b.declare("y", 1, 600)))
+    feed = {"x": np.arange(600, dtype=np.float32)[None]}
+    (found,) = Walk(graph, [feed], ENGINE).rest(Patch(), ["y"], ENGINE)
+    np.testing.assert_array_equal(found["y"], feed["x"].reshape(200, 3)[::-1].reshape(1, 600))
+
+
 def test_a_large_bias_that_a_patch_takes_the_place_of() -> None:
     b = Builder()
     graph = load(b.model(b.gemm(b.input("x", 1, 4), 512, name="head")))
