@@ -42,7 +42,8 @@ def batch(graph: Graph, data: str) -> float:
         known = [s for s in graph.shapes.get(name) or () if isinstance(s, int)]
         if len(known) == len(graph.shapes.get(name) or "?"):
             sizes[name] = prod(known) * np.dtype(helper.tensor_dtype_to_np_dtype(kind)).itemsize
-    widest = max(sum(sizes.get(n, 0) for n in parts.crossing(stop)) for stop in range(1, len(graph.nodes)))
+    cuts = (parts.crossing(stop) for stop in range(1, len(graph.nodes)))
+    widest = max((sum(sizes.get(n, 0) for n in cut) for cut in cuts), default=0)
     return given + 2 * min(widest * len(feeds), IN_MEMORY)
 
 
