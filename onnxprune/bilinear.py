@@ -100,7 +100,7 @@ class Moments:
 
         Args:
             back: for either side [..., channels, new channels], what q and k are by q̂ and k̂ alone.
-            strengths: of the pull of the regressions to that, in units of the channels' own mean squares.
+            strengths: of the pull of the regressions to that, in units of the mean square.
         """
         s = back[0].shape[-1]
         q, k = (ridges(g[:, :s, :s], g[:, s:, :s], [b], strengths) for g, b in zip(self.means, back, strict=True))

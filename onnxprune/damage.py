@@ -31,7 +31,7 @@ from onnxprune.surgery import masked
 Floats = NDArray[np.float64]
 Index = NDArray[np.intp]
 
-STRENGTH = 1e-2  # of the ridge, in units of the channels' variances
+STRENGTH = 1e-2  # of the ridge, of the mean variance
 
 
 def repaired(reader: Consumer, gone: NDArray[np.bool_], stats: Statistics, method: str) -> Patch:

@@ -1,9 +1,10 @@
 """Least squares where rows are fewer than features, in the space of the rows: nothing is as large as F x F.
 
 With the features X [n, F], about their mean where a bias is free, R [n, O] what the targets are beyond the results of a
-prior, and the pull s D of `solve.ridges`, the change of the weights is (push-through identity; Saunders et al. 1998)
+prior, and the pull s d of `solve.ridges` (d the mean moment of a feature), the change of the weights is (push-through
+identity; Saunders et al. 1998)
 
-    RᵀX/n (XᵀX/n + sD)^-1 = Rᵀ (X D^-1 Xᵀ/n + sI)^-1/n  X D^-1
+    RᵀX/n (XᵀX/n + s d I)^-1 = Rᵀ (XXᵀ/(n d) + sI)^-1/n  X/d
 
 of which the last factor is the same for all priors and strengths: a repair is its first factors, [O, n], until it is
 chosen.
@@ -18,7 +19,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.solve import at_once, pulls, solve
+from onnxprune.solve import at_once, level, solve
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
@@ -89,8 +90,8 @@ class Space(NamedTuple):
     """Rows, and their products with each other.
 
     Attributes:
-        right: [groups, n, F], X D^-1 in the type of the rows.
-        gram: [groups, n, n], X D^-1 Xᵀ/n.
+        right: [groups, n, F], X/d in the type of the rows.
+        gram: [groups, n, n], XXᵀ/(n d).
     """
 
     right: Array
@@ -103,10 +104,10 @@ def space(x: Array, origin: Floats) -> Space:
     right, gram = np.empty_like(x), np.zeros((groups, count, count))
     parts = list(_parts(groups * count, size))
     own = np.concatenate([np.square(x[..., p] - origin[:, None, p]).mean(axis=1) for p in parts], axis=1)
-    pull = pulls(own)
+    mean = level(own)
     for part in parts:
         about = x[..., part] - origin[:, None, part]
-        over = about / pull[:, None, part]
+        over = about / mean[:, None]
         gram += about @ over.swapaxes(1, 2)
         right[..., part] = over
     return Space(right, gram / count)

@@ -31,7 +31,7 @@ Seen: TypeAlias = Moments | Rows
 
 ROWS = 16384  # im2col rows that a layer is fitted to, as far as there are so many
 FEATURES = 2560  # with more than these, and more rows than these, the map has to do
-RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)  # in units of the features' variances
+RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)  # in units of the mean variance
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ Index = NDArray[np.intp]
 Kept = Callable[[Dim], NDArray[Any] | slice]
 Backs = tuple[Floats, Floats]
 
-STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # of the ridge, in units of the channels' own mean squares
+STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # of the ridge, in units of the mean square
 
 
 def bonds(original: Coupling, cut: Coupling, kept: Kept) -> list[Bond]:

@@ -14,21 +14,21 @@ import scipy.linalg
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
-LEAST = 1e-6  # of the mean moment, that a feature is taken to have: features that are always 0 stay where they are
 Item = TypeVar("Item")
 Made = TypeVar("Made")
 
 
 def ridge(gram: Floats, cross: Floats, prior: Floats, strength: float) -> Floats:
-    """The W that minimises tr(W gram Wᵀ) - 2 tr(W crossᵀ) + strength · Σ_i gram_ii ‖W_i - prior_i‖².
+    """The W that minimises tr(W gram Wᵀ) - 2 tr(W crossᵀ) + strength · mean diagonal · ‖W - prior‖².
 
-    The pull on a feature is in units of its own moment: features that are written in other units give the same result.
+    The pull is the same on all features: those that hardly vary here stay at the prior. Were it in units of each one's
+    own moment, the few rows in which they do would say what they do on other inputs, in which they may vary more.
 
     Args:
         gram: [..., F, F], moments of the features.
         cross: [..., O, F], of targets with features.
         prior: [..., O, F], what W is drawn to.
-        strength: of the pull.
+        strength: of the pull, in units of the mean diagonal.
     """
     return ridges(gram, cross, [prior], [strength])[0][0]
 
@@ -41,22 +41,21 @@ def ridges(
     So many strengths are tried at once as there are `workers`.
     """
     size, rows = gram.shape[-1], cross.shape[-2]
-    pull = pulls(np.diagonal(gram, axis1=-2, axis2=-1))
+    mean = level(np.diagonal(gram, axis1=-2, axis2=-1))
     left = np.concatenate([cross - prior @ gram for prior in priors], axis=-2)
 
     def change(strength: float) -> Floats:
         damped = gram.copy()
-        damped[..., np.arange(size), np.arange(size)] += strength * pull
+        damped[..., np.arange(size), np.arange(size)] += strength * mean
         return solve(damped, left)
 
     changes = at_once(change, strengths, workers)
     return [[prior + change[..., n * rows : (n + 1) * rows, :] for n, prior in enumerate(priors)] for change in changes]
 
 
-def pulls(own: Floats) -> Floats:
-    """[..., F]: what the pull on each feature is in units of, of the features' own moments."""
-    least = np.maximum(LEAST * own.mean(axis=-1, keepdims=True), np.finfo(float).tiny)
-    return np.asarray(np.maximum(own, least))
+def level(diagonal: Floats) -> Floats:
+    """[..., 1]: the mean of a diagonal, [..., F], which ridges are in units of."""
+    return np.asarray(np.maximum(diagonal.mean(axis=-1, keepdims=True), np.finfo(float).tiny))
 
 
 def at_once(do: Callable[[Item], Made], items: Iterable[Item], workers: int) -> list[Made]:

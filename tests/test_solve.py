@@ -37,17 +37,17 @@ def test_a_ridge_minimises_what_it_says(rng: np.random.Generator) -> None:
     w = ridge(gram, cross, prior, strength)
 
     def loss(v: Floats) -> float:
-        pull = strength * (np.square(v - prior) @ np.diag(gram)).sum()
+        pull = strength * np.trace(gram) / 5 * np.square(v - prior).sum()
         return float(np.trace(v @ gram @ v.T) - 2 * np.trace(v @ cross.T) + pull)
 
     assert all(loss(w) < loss(w + 1e-3 * rng.standard_normal(w.shape)) for _ in range(20))
 
 
-def test_features_in_other_units_give_the_same_result(rng: np.random.Generator) -> None:
+def test_a_feature_that_hardly_varies_keeps_its_weights(rng: np.random.Generator) -> None:
+    """The few rows in which it does would make its weights large, and other inputs the results."""
     x, y, prior = rng.standard_normal((50, 5)), rng.standard_normal((50, 3)), rng.standard_normal((3, 5))
-    scale = np.array([0.1, 0.3, 1.0, 3.0, 10.0])
-    plain, scaled = ridge(*moments(x, y), prior, 0.3), ridge(*moments(x * scale, y), prior / scale, 0.3)
-    np.testing.assert_allclose(scaled * scale, plain, rtol=1e-8)
+    x[:, 2] *= 1e-4
+    np.testing.assert_allclose(ridge(*moments(x, y), prior, 0.3)[:, 2], prior[:, 2], atol=1e-3)
 
 
 def test_a_feature_that_is_always_0_keeps_its_weights(rng: np.random.Generator) -> None:
