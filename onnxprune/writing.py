@@ -44,8 +44,8 @@ class DataFile:
 
     def __call__(self, tensor: TensorProto, data: Bytes) -> None:
         """Write the bytes of a tensor, and say in the tensor where they are."""
-        size = len(data)
-        if size < INLINE:
+        size, sizes = len(data), tensor.data_type in SIZES and len(tensor.dims) < 2
+        if size < (PAGE if sizes else INLINE):
             in_proto(tensor, data)
             return
         align = PAGE if size >= LARGE else CACHE_LINE
@@ -61,6 +61,8 @@ class DataFile:
 # Tensors of fewer bytes stay in the proto, as in `onnx.save_model`; larger ones start where Windows, too, can map
 # them, as ONNX Runtime's own files do, and the others so that vector instructions find them aligned.
 INLINE, LARGE, PAGE, CACHE_LINE = 1024, 1 << 20, 1 << 16, 64
+# Types of what may be sizes, by which ONNX Runtime infers shapes before it has read the data file.
+SIZES = frozenset({TensorProto.INT32, TensorProto.INT64})
 
 
 def stream(path: Path, make: Callable[[Store], ModelProto]) -> Path:

@@ -20,9 +20,10 @@ from onnxprune.passes import get
 from onnxprune.pipeline import Pipeline
 from onnxprune.plan import make_plan
 from onnxprune.pruning import apply, prune
+from onnxprune.runtime import run, session
 from onnxprune.steps import Context, Outcome
 from onnxprune.surgery import cut, mask
-from onnxprune.tensors import PACKED, tensors_of
+from onnxprune.tensors import PACKED, copied, tensors_of
 from onnxprune.testing import Builder, arrays, close, draw
 from onnxprune.validate import Checks
 from onnxprune.writing import CACHE_LINE, LARGE, PAGE, DataFile, save, stream
@@ -310,3 +311,17 @@ def test_external_data_of_fewer_bytes_than_the_tensor(tmp_path: Path) -> None:
     path.write_bytes(header.SerializeToString())
     with pytest.raises(ModelError, match=r"'w1'.*cannot be read"):
         load(path).array("w1")
+
+
+def test_sizes_stay_in_the_model(tmp_path: Path) -> None:
+    """ONNX Runtime infers shapes by them before it has read the data file."""
+    b = Builder()
+    sizes = b.const(np.ones(200, np.int64), "sizes")
+    pieces = b.ops("Split", b.input("x", 1, 200), sizes, outputs=200, axis=1)
+    b.op("Concat", *pieces, axis=1, name="y")
+    made = b.model(b.declare("y", 1, 200))
+    path = stream(tmp_path / "m.onnx", lambda store: copied(made, None, store))
+    (tensor,) = (t for t in onnx.load(path, load_external_data=False).graph.initializer if t.name == "sizes")
+    assert tensor.data_location != TensorProto.EXTERNAL
+    x = np.arange(200, dtype=np.float32)[None]
+    np.testing.assert_array_equal(run(session(path), {"x": x})["y"], x)

@@ -1,6 +1,6 @@
 """Peak memory of every recipe of the zoo on a model, in sizes of the model's file.
 
-Usage: python tools/bench_pass_memory.py MODEL [--data inputs.npz] [--only TEXT] [--timeout 3600] [-- OPTION...]
+Usage: python tools/bench_pass_memory.py [--data inputs.npz] [--only TEXT] [--timeout 3600] MODEL [-- OPTION...]
 
 Each `onnxprune run` is a process of its own, `--no-validate`: what it and its children hold is the passes' own. The
 bound is four times the file, and a quarter of a gigabyte for Python and its libraries. For recipes with data the batch
