@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import connected_components
 
-from onnxprune.sums import CHUNK
+from onnxprune.sums import chunks
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
@@ -73,9 +73,7 @@ class Clusters:
     def mean(self, rows: Array) -> Array:
         """[units, numbers]: for each the mean of its cluster, bit by bit the same; summed in float64."""
         made = np.empty_like(rows)
-        width = max(1, CHUNK // len(rows))
-        for start in range(0, rows.shape[1], width):
-            part = slice(start, start + width)
+        for part in chunks(rows.shape[1], len(rows)):
             made[:, part] = (self.centroids @ rows[:, part].astype(np.float64)).astype(rows.dtype)[self.labels]
         return made
 

@@ -12,7 +12,7 @@ chosen.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
@@ -20,11 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.solve import at_once, level, solve
+from onnxprune.sums import chunks
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
-
-PART = 1 << 22  # elements that are in float64 at once, about
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +47,7 @@ def dense(w: Weights) -> Array:
     if not isinstance(w, Near):
         return w
     made = w.base.copy()
-    for part in _parts(made.shape[0] * made.shape[1], made.shape[2]):
+    for part in chunks(made.shape[2], made.shape[0] * made.shape[1]):
         for left, right in w.terms:
             made[..., part] += left @ right[..., part]
     return made
@@ -68,7 +67,7 @@ def at(w: Weights, point: Floats) -> Floats:
     """[groups, O]: W x at one point, [groups, F], in float64, though there is seldom room for all of W."""
     if not isinstance(w, Near):
         found = np.empty(w.shape[:2])
-        for part in _parts(w.shape[0] * w.shape[2], w.shape[1]):
+        for part in chunks(w.shape[1], w.shape[0] * w.shape[2]):
             found[:, part] = np.einsum("gof,gf->go", w[:, part].astype(np.float64, copy=False), point)
         return found
     found = at(w.base, point)
@@ -102,7 +101,7 @@ def space(x: Array, origin: Floats) -> Space:
     """Of rows, [groups, n, F], about an origin, [groups, F]."""
     groups, count, size = x.shape
     right, gram = np.empty_like(x), np.zeros((groups, count, count))
-    parts = list(_parts(groups * count, size))
+    parts = list(chunks(size, groups * count))
     own = np.concatenate([np.square(x[..., p] - origin[:, None, p]).mean(axis=1) for p in parts], axis=1)
     mean = level(own)
     for part in parts:
@@ -141,9 +140,3 @@ def changed(
 def _nearer(prior: Weights, left: Floats, right: Array) -> Near:
     base, terms = (prior.base, prior.terms) if isinstance(prior, Near) else (prior, ())
     return Near(base, (*terms, (left, right)))
-
-
-def _parts(each: int, count: int) -> Iterator[slice]:
-    """Slices of `count` things of `each` elements, of about `PART` elements in all."""
-    step = max(1, PART // max(each, 1))
-    return (slice(start, min(start + step, count)) for start in range(0, count, step))

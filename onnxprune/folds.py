@@ -25,7 +25,7 @@ from onnxprune.errors import PlanError
 from onnxprune.graph import Graph, Node
 from onnxprune.groups import Coupling
 from onnxprune.rules.base import Index, Linear
-from onnxprune.sums import CHUNK, Sums
+from onnxprune.sums import Sums, chunks
 from onnxprune.tensors import FLOATS
 
 Array = NDArray[Any]
@@ -187,10 +187,9 @@ def weighed(
         of: what is summed in the place of W, element by element; it sees a part of W at a time.
     """
     if groups == 1:
-        found, step = np.empty(len(rows)), max(1, CHUNK // max(1, channels.size * rows.shape[2]))
-        for start in range(0, len(rows), step):
-            part = of(rows[start : start + step, channels]).sum(axis=2, dtype=np.float64)
-            found[start : start + step] = (part * values).sum(axis=1)
+        found = np.empty(len(rows))
+        for part in chunks(len(rows), channels.size * rows.shape[2]):
+            found[part] = (of(rows[part, channels]).sum(axis=2, dtype=np.float64) * values).sum(axis=1)
         return found
     each = np.zeros(groups * rows.shape[1])
     each[channels] = values

@@ -18,6 +18,12 @@ Floats = NDArray[np.float64]
 CHUNK = 1 << 22
 
 
+def chunks(count: int, each: int = 1) -> Iterator[slice]:
+    """Slices of `count` things of `each` elements, of about `CHUNK` elements in all."""
+    step = max(1, CHUNK // max(each, 1))
+    return (slice(start, min(start + step, count)) for start in range(0, count, step))
+
+
 class Added(NamedTuple):
     """The slices `source` of an axis, times `factor`, are added to `target`."""
 

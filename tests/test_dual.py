@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from onnxprune import dual
+from onnxprune import sums
 from onnxprune.dual import Near, at, dense, product, scaled
 from onnxprune.moments import Rows
 
@@ -31,7 +31,7 @@ def rows(count: int, size: int, outputs: int, groups: int, seed: int = 0, dtype:
 @pytest.mark.parametrize("free", [True, False])
 @pytest.mark.parametrize("groups", [1, 3])
 def test_rows_and_moments_fit_alike(groups: int, free: bool, part: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dual, "PART", part)
+    monkeypatch.setattr(sums, "CHUNK", part)
     rng, seen, held = np.random.default_rng(1), rows(12, 40, 5, groups), rows(9, 40, 5, groups, seed=2)
     moments, check = seen.sums().moments(), held.sums().moments()
     priors = [rng.standard_normal((groups, 5, 40)) for _ in range(2)]
@@ -95,9 +95,9 @@ def test_no_weights_are_copied_until_one_is_chosen() -> None:
         tried = [w for (w,) in seen.ridges([prior], STRENGTHS, True)]
         errors = [held.error(w, seen.offset(w)) for w in tried]
         before = tracemalloc.get_traced_memory()[1]
-        assert before < 3 * dual.PART * 8
+        assert before < 3 * sums.CHUNK * 8
         tracemalloc.reset_peak()
         made = dense(tried[int(np.argmin(errors))])
-        assert tracemalloc.get_traced_memory()[1] < made.nbytes + 3 * dual.PART * 8
+        assert tracemalloc.get_traced_memory()[1] < made.nbytes + 3 * sums.CHUNK * 8
     finally:
         tracemalloc.stop()

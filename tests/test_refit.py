@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from onnxprune import couple, refit
 from onnxprune.consumers import Consumer, consumers
-from onnxprune.dual import PART
 from onnxprune.graph import load
 from onnxprune.moments import Rows
 from onnxprune.refit import Layer, Refit
+from onnxprune.sums import CHUNK
 from onnxprune.testing import Builder
 
 Array = NDArray[Any]
@@ -110,6 +110,6 @@ def test_a_wide_layer_takes_little_memory() -> None:
             made.add(batch == 7, x, x @ w.T, x[:, kept])
         patch, _ = made.best(everything=True)
         assert patch.weights["w"].shape == (1000, 3000)
-        assert tracemalloc.get_traced_memory()[1] < 3 * w.nbytes + 3 * PART * 8
+        assert tracemalloc.get_traced_memory()[1] < 3 * w.nbytes + 3 * CHUNK * 8
     finally:
         tracemalloc.stop()

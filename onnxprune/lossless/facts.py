@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from onnxprune.folds import constant_value
 from onnxprune.groups import Coupling
 from onnxprune.rules.base import Dim, NodeView, Unknown
-from onnxprune.sums import CHUNK
+from onnxprune.sums import CHUNK, chunks
 
 Array = NDArray[Any]
 Fact = NDArray[np.float64]
@@ -161,9 +161,7 @@ def same_rows(rows: Array) -> Names:
         _, first, place = np.unique(owner[pending], return_index=True, return_inverse=True)
         head = pending[first][place]
         same = np.ones(pending.size, dtype=bool)
-        step = max(1, CHUNK // bits[0].size)
-        for start in range(0, pending.size, step):
-            part = slice(start, start + step)
+        for part in chunks(pending.size, bits[0].size):
             same[part] = (bits[pending[part]] == bits[head[part]]).reshape(len(pending[part]), -1).all(axis=1)
         found[pending[same]] = head[same]
         pending = pending[~same]

@@ -17,7 +17,7 @@ from onnx.external_data_helper import uses_external_data
 
 from onnxprune.feeds import Array
 from onnxprune.formats import every_node
-from onnxprune.sums import CHUNK
+from onnxprune.sums import chunks
 from onnxprune.tensors import copied, fill, read_tensor
 from onnxprune.writing import DataFile, stream
 
@@ -131,9 +131,7 @@ def _integers(whole: Whole, folder: Path, scale: Array, zero: Array, kind: int) 
     if scale.ndim:
         shape[1 - whole.axis] = -1
     scale, zero = scale.reshape(shape), zero.reshape(shape)
-    step = max(1, CHUNK // max(1, array[:1].size))
-    for start in range(0, len(array), step):
-        part = slice(start, start + step)
+    for part in chunks(len(array), array[:1].size):
         own = (each[part] if len(each) > 1 else each for each in (scale, zero))
         found[part] = quantize_nparray(kind, array[part], *own)
     return found

@@ -13,7 +13,7 @@ from onnx.external_data_helper import uses_external_data
 from onnxprune.feeds import Array
 from onnxprune.graph import Graph
 from onnxprune.quantized.bodies import bodies, captured, rename
-from onnxprune.sums import CHUNK
+from onnxprune.sums import chunks
 from onnxprune.tensors import bring, fill, in_proto, read_tensor
 from onnxprune.writing import DataFile
 
@@ -89,8 +89,8 @@ def rounded(weights: Array) -> Array:
 
     found = np.empty(weights.shape, np.float16)
     source, target = weights.reshape(-1), found.reshape(-1)
-    for start in range(0, source.size, CHUNK):
-        target[start : start + CHUNK] = convert_np_to_float16(source[start : start + CHUNK])
+    for part in chunks(source.size):
+        target[part] = convert_np_to_float16(source[part])
     return found
 
 
@@ -122,9 +122,8 @@ def staying(graph: Graph) -> dict[str, str]:
 
 def _is_lost(weights: Array) -> bool:
     flat, change, total = weights.reshape(-1), 0.0, 0.0
-    for start in range(0, flat.size, CHUNK):
-        part = flat[start : start + CHUNK]
-        finite = part[np.abs(part) < INFINITE]
+    for values in (flat[part] for part in chunks(flat.size)):
+        finite = values[np.abs(values) < INFINITE]
         held = finite.clip(-LARGEST, LARGEST).astype(np.float16).astype(np.float32)
         change += float(np.abs(finite - held).sum(dtype=np.float64))
         total += float(np.abs(finite).sum(dtype=np.float64))

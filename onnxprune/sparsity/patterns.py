@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.errors import OptionError
-from onnxprune.sums import CHUNK
+from onnxprune.sums import chunks
 
 Array: TypeAlias = NDArray[Any]
 Floats: TypeAlias = NDArray[np.float64]
@@ -174,9 +174,7 @@ def lowest_by_row(scores: Array, share: float) -> Mask:
     """The lowest share of every row."""
     count = round(share * scores.shape[-1])
     found = np.zeros(scores.shape, dtype=bool)
-    step = max(1, CHUNK // scores[0, :1].size)
-    for start in range(0, scores.shape[1] if count else 0, step):  # an index takes twice the room of a weight
-        part = slice(start, start + step)
+    for part in chunks(scores.shape[1] if count else 0, scores[0, :1].size):  # an index takes twice a weight's room
         lowest = np.argpartition(scores[:, part], count - 1, axis=-1)[..., :count]
         np.put_along_axis(found[:, part], lowest, True, axis=-1)
     return found

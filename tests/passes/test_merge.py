@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from onnxprune import Pipeline, Result, clusters, folds
+from onnxprune import Pipeline, Result
 from onnxprune.errors import ModelError, OptionError, TargetError
 from onnxprune.graph import load
 from onnxprune.passes import get
@@ -306,8 +306,7 @@ def test_targets_that_cannot_be_met() -> None:
 
 
 def test_the_largest_weight_is_not_copied_as_a_whole_more_than_it_must_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    for room in (clusters, folds):
-        monkeypatch.setattr(room, "CHUNK", 1 << 16)
+    monkeypatch.setattr("onnxprune.sums.CHUNK", 1 << 16)
     b = Builder()
     y = b.op("Relu", b.gemm(b.input("x", 1, 1 << 14), 128))
     graph = load(b.model(b.gemm(y, 8)))

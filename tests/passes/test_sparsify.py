@@ -16,7 +16,7 @@ from onnxprune.errors import DataError, OptionError
 from onnxprune.feeds import random_feeds
 from onnxprune.passes import get
 from onnxprune.pipeline import Result
-from onnxprune.sparsity import moments, patterns
+from onnxprune.sparsity import moments
 from onnxprune.testing import Builder, arrays
 from tools.networks import grow
 
@@ -431,7 +431,7 @@ def test_random_networks(seed: int) -> None:
 def test_a_large_layer_is_never_in_float64_as_a_whole(criterion: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("FEATURES", "WIDE"):
         monkeypatch.setattr(moments, name, 128)
-    monkeypatch.setattr(patterns, "CHUNK", 1 << 14)
+    monkeypatch.setattr("onnxprune.sums.CHUNK", 1 << 14)
     b = Builder()
     model = b.model(b.gemm(b.op("Relu", b.gemm(b.input("x", 1, 1024), 256)), 4))
     x = np.random.default_rng(0).standard_normal((8, 1, 1024)).astype(np.float32)

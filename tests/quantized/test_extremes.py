@@ -11,7 +11,6 @@ from onnx import ModelProto, numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from onnxprune.graph import load
-from onnxprune.quantized import extremes
 from onnxprune.quantized.extremes import reduced
 from onnxprune.quantized.integers import OF_GEMM, Grid, dynamic
 from onnxprune.quantized.working import working
@@ -81,7 +80,7 @@ def test_what_has_a_stand_in(tmp_path: Path) -> None:
 
 
 def test_the_tool_never_has_all_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extremes, "CHUNK", 1 << 16)
+    monkeypatch.setattr("onnxprune.sums.CHUNK", 1 << 16)
     b = Builder(13)
     y = b.op("Gemm", b.input("x", 1, 1024), b.weight(2048, 1024, name="w"), transB=1)
     work = working(load(b.model(b.op("MatMul", y, b.weight(2048, 1024, name="v")))), tmp_path)

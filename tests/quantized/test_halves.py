@@ -45,14 +45,14 @@ def test_as_the_tool_alone(tmp_path: Path) -> None:
 
 
 def test_numbers_as_the_tool_rounds_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(halves, "CHUNK", 2)
+    monkeypatch.setattr("onnxprune.sums.CHUNK", 2)
     given = np.array([[1e-9, -1e-9, 0.1], [1e6, -np.inf, -0.0]], np.float32)
     found = rounded(given)
     np.testing.assert_array_equal(found, np.array([[6e-8, -6e-8, 0.1], [65504, -np.inf, 0]], np.float16), strict=True)
 
 
 def test_the_tool_never_has_all_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(halves, "CHUNK", 1 << 16)
+    monkeypatch.setattr("onnxprune.sums.CHUNK", 1 << 16)
     b, size = Builder(13), 1024
     y = b.input("x", 1, size)
     for _ in range(4):
