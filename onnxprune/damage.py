@@ -6,9 +6,7 @@ repaired by the covariance of their inputs. Between the measured widths the dama
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
@@ -22,11 +20,12 @@ from onnxprune.divergence import Distance
 from onnxprune.folds import weighed
 from onnxprune.graph import Graph
 from onnxprune.groups import Coupling
-from onnxprune.parts import Engine, Place, Walk
+from onnxprune.parts import Engine, Walk
 from onnxprune.patch import Patch
 from onnxprune.rules.base import Dim
 from onnxprune.solve import ridge
 from onnxprune.surgery import masked
+from onnxprune.trials import Trial, distances
 
 Floats = NDArray[np.float64]
 Index = NDArray[np.intp]
@@ -86,7 +85,7 @@ class Gauge:
         readers: its consumers.
         moments: statistics of their inputs.
         distance: from the answers of the original.
-        engine: where parts run; measurements run side by side, each in one thread.
+        engine: where parts run.
         method: the repair that is measured with.
     """
 
@@ -139,53 +138,6 @@ class Gauge:
         """The first node that computes with a parameter of a group."""
         members = {m.constant for m in self.coupling.groups[group].members}
         return min((i for name in members for i in _users(self.coupling.graph, name)), default=0)
-
-
-@dataclass(frozen=True, eq=False)
-class Trial:
-    """Something that is changed of a model, alone.
-
-    Attributes:
-        start: the first node that computes with what changes.
-        patch: makes the change; called when its turn comes, so that few are held at once.
-    """
-
-    start: int
-    patch: Callable[[], Patch]
-
-
-def distances(
-    walk: Walk, trials: Sequence[Trial], distance: Distance, engine: Engine, tell: Callable[[str], None]
-) -> list[float]:
-    """How far the answers are off in each trial: what comes before its first node is computed once for all.
-
-    Args:
-        walk: over the inputs on which it is measured, at the start of the model; it goes to the end.
-        trials: any number, in any order.
-        distance: from the answers of the original.
-        engine: where parts run; trials run side by side, each in one thread.
-        tell: called with a line of progress.
-    """
-    one, last = Engine(engine.provider, 1), len(walk.parts.graph.nodes)
-    found = [0.0] * len(trials)
-    waiting: deque[tuple[int, Future[float]]] = deque()
-
-    def collect(most: int) -> None:
-        while len(waiting) > most:  # so many places in the model are held at once
-            number, future = waiting.popleft()
-            found[number] = future.result()
-
-    def off(place: Place, trial: Trial) -> float:
-        return distance(place.rest(trial.patch(), distance.values, one))
-
-    with ThreadPoolExecutor(engine.workers) as pool:
-        for done, number in enumerate(sorted(range(len(trials)), key=lambda n: trials[n].start), 1):
-            tell(f"damage {done}/{len(trials)}")
-            walk.go(min(trials[number].start, last))
-            collect(engine.workers)
-            waiting.append((number, pool.submit(off, walk.here(), trials[number])))
-        collect(0)
-    return found
 
 
 def _users(graph: Graph, name: str) -> Iterator[int]:

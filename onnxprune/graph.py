@@ -21,7 +21,7 @@ from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 from onnxprune.folding import folded
 from onnxprune.inlining import inlined
 from onnxprune.opening import check, read_model
-from onnxprune.shapes import Shape, shapes_of, shell_of, without_weights
+from onnxprune.shapes import Shape, shapes_of, shell_of
 from onnxprune.sparse import densified
 from onnxprune.tensors import read_tensor, tensors_of
 
@@ -143,15 +143,6 @@ class Graph:
         """Number of elements of a constant."""
         return math.prod(self.constants[name].dims)
 
-    def release(self) -> None:
-        """Let go of the weights in memory where the model's file has them; `array` is not to be asked again."""
-        if self.path is not None and not is_external(self):  # else none are in memory
-            self.proto = without_weights(self.proto)
-            self.constants = {
-                name: TensorProto(name=name, data_type=t.data_type, dims=t.dims) for name, t in self.constants.items()
-            }
-            self._small.clear()
-
     @cached_property
     def parameters(self) -> tuple[str, ...]:
         """The constants that count as parameters: all but the integers that carry shapes and indices."""
@@ -212,7 +203,7 @@ def load(
 
 
 def is_external(graph: Graph) -> bool:
-    """Whether the model keeps weights outside its `.onnx` file."""
+    """Whether weights are in files, the model's own or others, and not in its message."""
     return any(uses_external_data(t) for t in tensors_of(graph.proto))
 
 
@@ -225,13 +216,14 @@ def file_bytes(graph: Graph) -> int:
     """Size in bytes of the model with its external data."""
     if graph.path is None:
         return int(graph.proto.ByteSize())
-    return graph.path.stat().st_size + sum(p.stat().st_size for p in data_files(graph))
+    return sum(p.stat().st_size for p in {graph.path, *data_files(graph)})
 
 
 def data_files(graph: Graph) -> set[Path]:
     """The files in which a model keeps weights outside its own."""
     folder = graph.folder or Path()
-    return {folder / ExternalDataInfo(t).location for t in tensors_of(graph.proto) if uses_external_data(t)}
+    found = {folder / ExternalDataInfo(t).location for t in tensors_of(graph.proto) if uses_external_data(t)}
+    return found - {graph.path}
 
 
 # Operators whose further inputs are weights.

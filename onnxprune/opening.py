@@ -12,15 +12,20 @@ from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
 from onnxprune.errors import ModelError, one_line
 from onnxprune.tensors import nodes_of, tensors_of
+from onnxprune.wire import without_large
+
+MAPPED = 1 << 26  # bytes of a file whose large weights stay in it
 
 
 def read_model(path: Path) -> ModelProto:
-    """The model in a file, without its external data.
+    """The model in a file, without its external data; of a large file, without its large weights, which it points to.
 
     Raises:
         ModelError: there is no such file, or no model in it.
     """
     try:
+        if path.stat().st_size >= MAPPED:
+            return without_large(path)
         return onnx.load_model(path, format="protobuf", load_external_data=False)
     except FileNotFoundError as error:
         raise ModelError(f"{path}: no such file; check the path") from error

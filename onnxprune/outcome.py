@@ -77,7 +77,8 @@ def carry_out(
 ) -> Outcome:
     """Cut, leave out the plan's blocks, and say what went."""
     with context.stage("cut"):
-        model = context.make(lambda store: cut(coupling, plan, removed, store))
+        idle = not removed.any() and not plan.folds
+        model = coupling.graph.proto if idle else context.make(lambda store: cut(coupling, plan, removed, store))
         if plan.bypasses:
             model = _shallower(coupling, removed, plan.bypasses, model, context)
 

@@ -136,7 +136,7 @@ class Pipeline:
                 context = replace(context, file=folder / Path(out or "model.onnx").name)
             made, plan = self._run(original, out, checks, measured, context, record)
             record["seconds"] = dict(context.seconds)
-            return Result(onnx.load(made) if isinstance(made, Path) and out is None else made, plan, record)
+            return Result(writing.whole(made) if isinstance(made, Path) and out is None else made, plan, record)
 
     def _run(
         self,
@@ -150,12 +150,14 @@ class Pipeline:
         """The new model (its file, where it is too big for memory) and the plan; the record is filled."""
         current, outcome = original, Outcome(original.proto)
         plan: Plan | None = None
+        changed = False
         proofs: list[Proof] = []
         record["passes"] = []
         for number, step in enumerate(self.passes, 1):
             start = time.perf_counter()
             outcome = step(current, context)
             same = outcome.model is current.proto
+            changed |= not same
             outcome = replace(outcome, model=context.whole(outcome.model, current.folder))
             record |= joined(record, outcome.notes)
             about = {"said": outcome.said, "changed": not same, "proved": outcome.proof is not None}
@@ -173,17 +175,15 @@ class Pipeline:
             if outcome.proof is not None:
                 proofs.append(outcome.proof if last else replace(outcome.proof, cut=outcome.proof.cut or outcome.model))
             current = current if last or same else graphs.load(outcome.model, context.shapes, original.name)
-        external = graphs.is_external(original)
+        external = bool(graphs.data_files(original))
         with writing.draft(outcome.model, out, external) if out is not None else nullcontext() as path:
             record |= sizes(original, outcome.model, path)
             if checks is not None:
-                if isinstance(outcome.model, ModelProto) and outcome.model == original.proto:
+                if not changed or outcome.model == original.proto:
                     checks = replace(checks, seconds=0.0)  # a gate alone makes it worth a measurement
                 pruned = outcome.model if path is None else path
                 with context.stage("validation"):
                     pairs = opened(proofs, pruned)
-                if path is not None and not context.shared:
-                    original.release()
                 found = validate(original, pruned, pairs, checks, context)
                 model, timed = record.get("latency_model"), found.get("latency_ms")
                 off = doubts(model, timed) if model and timed else []

@@ -9,11 +9,12 @@ from onnxprune.blocks import Block, needed
 from onnxprune.cost import macs_by_node
 from onnxprune.errors import OptionError
 from onnxprune.feeds import Feed
-from onnxprune.graph import Graph, is_external
+from onnxprune.graph import Graph, is_big, is_external
 from onnxprune.groups import Coupling
 from onnxprune.latency.clock import PER_NODE, events
 from onnxprune.latency.operators import Operators
 from onnxprune.parts import Engine
+from onnxprune.tensors import copied, in_proto
 
 RUNS, SECONDS = 24, 2.0  # of a profile
 
@@ -63,13 +64,14 @@ def by_time(coupling: Coupling, feed: Feed, engine: Engine) -> Savings:
     """Milliseconds of operators, as the profile of a run tells them.
 
     Raises:
-        OptionError: the provider has no such profile, or the model is not in memory.
+        OptionError: the provider has no such profile, or the model does not fit one message.
     """
     graph = coupling.graph
-    if engine.provider not in PER_NODE or is_external(graph):
-        why = "this model's weights are external" if engine.provider in PER_NODE else f"{engine.provider} has none"
+    if engine.provider not in PER_NODE or is_big(graph):
+        why = "this model is over 2 GB" if engine.provider in PER_NODE else f"{engine.provider} has none"
         raise OptionError(f"drop_blocks: time is saved by a profile of operators, and {why}; go by macs= instead")
-    spent = Operators(coupling).spent(events(graph.proto, feed, engine.provider, engine.threads, RUNS, SECONDS))
+    whole = copied(graph.proto, graph.folder, in_proto) if is_external(graph) else graph.proto
+    spent = Operators(coupling).spent(events(whole, feed, engine.provider, engine.threads, RUNS, SECONDS))
     return _by_node(graph, {node: sum(times) for node, times in spent.items()})
 
 

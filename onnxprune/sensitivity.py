@@ -18,7 +18,7 @@ from onnxprune.consumers import Consumer
 from onnxprune.cost import Cost, macs
 from onnxprune.criteria.base import score
 from onnxprune.curves import Curve, curves
-from onnxprune.damage import Gauge, Trial, distances, repaired
+from onnxprune.damage import Gauge, repaired
 from onnxprune.groups import Group
 from onnxprune.look import Look
 from onnxprune.parts import Walk
@@ -26,6 +26,7 @@ from onnxprune.patch import Patch
 from onnxprune.problem import ONE, Problem, spent
 from onnxprune.runtime import plain
 from onnxprune.survey import gain, interpolated
+from onnxprune.trials import Trial, distances
 
 Removed = NDArray[np.bool_]
 Index = NDArray[np.intp]

@@ -187,7 +187,9 @@ def _mapped(tensor: TensorProto, folder: Path | None) -> Array:
 
 
 def _head(target: TensorProto, like: TensorProto, name: str, dims: Iterable[int]) -> None:
-    target.name, target.data_type, target.doc_string = name, like.data_type, like.doc_string
+    target.name, target.data_type = name, like.data_type
+    if like.HasField("doc_string"):
+        target.doc_string = like.doc_string
     target.dims.extend(dims)
     target.metadata_props.extend(like.metadata_props)
 

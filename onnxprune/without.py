@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +16,10 @@ from onnxprune.divergence import Distance
 from onnxprune.feeds import Feed
 from onnxprune.graph import Graph
 from onnxprune.groups import Coupling
-from onnxprune.parts import Engine, Parts, Place, Walk
-from onnxprune.patch import NOTHING
+from onnxprune.parts import Engine, Walk
 from onnxprune.plan import kept_indices
 from onnxprune.rules.base import Dim
+from onnxprune.trials import Trial, distances
 
 Floats = NDArray[np.float64]
 
@@ -84,27 +83,10 @@ def divergences(
     tell: Callable[[str], None],
 ) -> Floats:
     """[bypasses]: how far the answers are off without each block; what comes before it runs once for all of them."""
-    found = np.zeros(len(bypasses))
-    waiting: deque[tuple[int, Future[float]]] = deque()
-    one, walk = Engine(engine.provider, 1), Walk(now, batches, engine)
-
-    def away(place: Place) -> float:
-        return distance(place.rest(NOTHING, distance.values, one))
-
-    def collect(most: int) -> None:
-        while len(waiting) > most:  # so many places in the model are held at once
-            which, future = waiting.popleft()
-            found[which] = future.result()
-
     makers = [now.producer.get(bypass.block.entry) for bypass in bypasses]
     starts = [0 if maker is None else maker.index + 1 for maker in makers]  # what may read the entry
-    with ThreadPoolExecutor(engine.workers) as pool:
-        for number, which in enumerate(np.argsort(starts, kind="stable").tolist()):
-            tell(f"blocks {number + 1}/{len(bypasses)}")
-            walk.go(starts[which])
-            collect(engine.workers)
-            place = replace(walk.here(), parts=Parts(bypassed(now, [bypasses[which]])))
-            waiting.append((which, pool.submit(away, place)))
-        collect(0)
+    trials = [Trial(at, view=partial(bypassed, now, [one])) for at, one in zip(starts, bypasses, strict=True)]
+    walk = Walk(now, batches, engine)
+    found = distances(walk, trials, distance, engine, tell, "blocks")
     walk.close()
-    return found
+    return np.array(found)

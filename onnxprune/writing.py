@@ -14,6 +14,7 @@ from onnx import ModelProto, TensorProto
 from onnxprune import graph as graphs
 from onnxprune.errors import OutputError, one_line
 from onnxprune.graph import Graph, data_files
+from onnxprune.opening import read_model
 from onnxprune.tensors import Bytes, Store, copied, in_proto
 
 
@@ -113,7 +114,8 @@ def draft(model: ModelProto | Path, path: str | os.PathLike[str], external: bool
     """Write a model under a temporary name, hand it out to be checked, and move it into place if nothing is raised.
 
     Args:
-        model: the model with its weights in memory, or one that `stream` wrote into a `workspace` of `path`.
+        model: the model with its weights in memory, or one that `stream` wrote into a `workspace` of `path`, where
+            its data stay beside it if that is wanted.
         path: where the model goes; an existing file is replaced only when the new one is complete.
         external: put the weights beside the model in `<name>.data` (always done beyond 2 GB).
 
@@ -121,13 +123,15 @@ def draft(model: ModelProto | Path, path: str | os.PathLike[str], external: bool
         OutputError: the folder does not exist or cannot be written.
     """
     target = Path(path)
-    if isinstance(model, Path):
+    if isinstance(model, Path) and (external or _bytes(model) > graphs.PROTOBUF_LIMIT):
         yield model
         move(model, target)
         return
     with workspace(target) as folder:
         try:
-            write(model, folder / target.name, external or model.ByteSize() > graphs.PROTOBUF_LIMIT)
+            proto = whole(model) if isinstance(model, Path) else model
+            write(proto, folder / target.name, external or proto.ByteSize() > graphs.PROTOBUF_LIMIT)
+            del proto
         except (OSError, ValueError) as error:
             raise OutputError(f"{target}: cannot be written ({one_line(error)}); choose another output path") from error
         yield folder / target.name
@@ -146,6 +150,16 @@ def write(proto: ModelProto, path: Path, external: bool) -> None:
         path.write_bytes(proto.SerializeToString())
         return
     stream(path, lambda store: copied(proto, None, store))
+
+
+def whole(path: Path) -> ModelProto:
+    """A model that `stream` wrote, with its weights in memory."""
+    return copied(read_model(path), path.parent, in_proto)
+
+
+def _bytes(path: Path) -> int:
+    """Size of a model that `stream` wrote."""
+    return sum(p.stat().st_size for p in (path, path.with_name(path.name + ".data")) if p.exists())
 
 
 def move(source: Path, target: Path) -> None:

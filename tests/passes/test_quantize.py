@@ -17,7 +17,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from onnxprune import Checks, Pipeline, Result, inspect
 from onnxprune.default import calibration, model_path, sample
 from onnxprune.errors import DataError, ModelError, OptionError
-from onnxprune.graph import is_external, load
+from onnxprune.graph import data_files, load
 from onnxprune.passes import get
 from onnxprune.passes.quantize import Quantize
 from onnxprune.quantized.survival import check_survival
@@ -305,7 +305,7 @@ def test_external_data_stay_external_and_no_file_is_left(
     graph = load(out)
     assert graph.proto.doc_string == "the user's"
     assert run(session(out), pictures())
-    assert is_external(graph) == (tmp_path / "less.onnx.data").exists()
+    assert bool(data_files(graph)) == (tmp_path / "less.onnx.data").exists()
 
 
 def test_nothing_is_printed_and_logging_stays(capfd: pytest.CaptureFixture[str]) -> None:
