@@ -24,7 +24,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from onnxprune.data import read  # noqa: E402
-from onnxprune.graph import Graph, file_bytes, load  # noqa: E402
+from onnxprune.graph import file_bytes, load  # noqa: E402
+from onnxprune.opening import read_model  # noqa: E402
 from onnxprune.parts import IN_MEMORY, Parts  # noqa: E402
 from tools.bench_accuracy import Bench, Failed  # noqa: E402
 from tools.zoo import RUN, recipes  # noqa: E402
@@ -33,9 +34,10 @@ TIMES = 4
 LIBRARIES = 250e6
 
 
-def batch(graph: Graph, data: str) -> float:
+def batch(model: Path, data: str) -> float:
     """Bytes of inputs, and of what crosses the widest cut through the model, twice; see above."""
-    feeds = list(read(data, graph.proto).samples())
+    feeds = list(read(data, read_model(model)).samples())
+    graph = load(model, {name: value.shape for name, value in feeds[0].items()})  # sizes that are open, too
     given = sum(value.nbytes for feed in feeds for value in feed.values())
     parts, sizes = Parts(graph), dict[str, int]()
     for name, kind in graph.types.items():
@@ -56,7 +58,7 @@ def main() -> int:
     parser.add_argument("options", nargs="*", help="options of `onnxprune run`, after --")
     args = parser.parse_args()
     graph = load(args.model)
-    size, more = file_bytes(graph), batch(graph, args.data) if args.data else 0.0
+    size, more = file_bytes(graph), batch(args.model, args.data) if args.data else 0.0
     bound, failed = TIMES * size + LIBRARIES, False
     print(f"{args.model.name}: {size / 1e6:.0f} MB, bound {bound / 1e6:.0f} MB, with data {more / 1e6:.0f} MB more")
     del graph
