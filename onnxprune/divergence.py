@@ -51,12 +51,13 @@ class Target:
     axis: int
 
 
-def targets(graph: Graph, kind: str = "auto") -> tuple[Target, ...]:
+def targets(graph: Graph, kind: str = "auto", met: Mapping[str, tuple[int, ...]] | None = None) -> tuple[Target, ...]:
     """The values that are compared: the outputs, or the numbers that they are made from.
 
     Args:
         graph: the model.
         kind: "auto", or one of `KINDS` for all outputs.
+        met: the shapes that values had in a run, for those of which the model tells not even the rank.
 
     Raises:
         OptionError: there is no such kind.
@@ -69,13 +70,13 @@ def targets(graph: Graph, kind: str = "auto") -> tuple[Target, ...]:
         for name, soft in _sources(graph, output):
             if name not in weighted:
                 continue
-            rank = len(graph.shapes.get(name) or ())
+            shape = graph.shapes.get(name) or (met or {}).get(name) or ()
+            rank = len(shape)
             if soft is not None and kind in ("auto", "logits"):
                 axis = int(soft.attrs.get("axis", -1 if graph.opset >= 13 or soft.op == "ArgMax" else 1))
                 axis = 0 if soft.op == "ArgMax" and "axis" not in soft.attrs else axis
                 found[name] = Target(name, "logits", axis % max(rank, 1))
             else:
-                shape = graph.shapes.get(name) or ()
                 maker = graph.producer.get(name)
                 free = maker is None or maker.op not in BOUNDED
                 direction = free and rank == 2 and isinstance(shape[1], int) and shape[1] >= FEATURES
@@ -233,9 +234,10 @@ def _weighted(graph: Graph) -> frozenset[str]:
 
 def distance_of(graph: Graph, batches: Sequence[Feed], engine: Engine, kind: str = "auto") -> Distance:
     """The distance from a model's answers on some batches."""
-    compared = targets(graph, kind)
-    walk = Walk(graph, batches, engine)
-    return Distance(compared, list(walk.rest(NOTHING, [t.value for t in compared], engine)))
+    names = [t.value for t in targets(graph, kind)]
+    reference = list(Walk(graph, batches, engine).rest(NOTHING, names, engine))
+    met = {name: np.shape(value) for name, value in reference[0].items()} if reference else {}
+    return Distance(targets(graph, kind, met), reference)
 
 
 def off(distance: Distance, graph: Graph, batches: Sequence[Feed], engine: Engine, patch: Patch = NOTHING) -> float:
@@ -246,10 +248,9 @@ def off(distance: Distance, graph: Graph, batches: Sequence[Feed], engine: Engin
 
 def signatures(graph: Graph, feeds: Sequence[Feed], engine: Engine) -> Floats:
     """[feeds, anything]: what the model answers to each, in short: the mean of every feature of what is compared."""
-    compared = targets(graph)
-    walk = Walk(graph, feeds, engine)
-    found = []
-    for outputs in walk.rest(NOTHING, [t.value for t in compared], engine):
+    compared, found = targets(graph), list[Floats]()
+    for outputs in Walk(graph, feeds, engine).rest(NOTHING, [t.value for t in compared], engine):
+        compared = targets(graph, met={n: np.shape(v) for n, v in outputs.items()}) if not found else compared
         short = [np.moveaxis(outputs[t.value], t.axis, -1) for t in compared]
         found.append(np.concatenate([v.reshape(-1, v.shape[-1]).mean(axis=0, dtype=np.float64) for v in short]))
     width = min(map(len, found))

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
-from onnxprune.divergence import SIZE, Distance, Target, signatures, targets
+from onnxprune.divergence import SIZE, Distance, Target, distance_of, signatures, targets
 from onnxprune.errors import DataError, OptionError
 from onnxprune.graph import load
 from onnxprune.parts import Engine
@@ -143,6 +143,28 @@ def test_answers_that_never_change(rng: np.random.Generator) -> None:
 def test_no_boxes_without_scores(rng: np.random.Generator) -> None:
     outputs = [{"y": values(rng, 2, 200, 7)}]
     assert Distance((Target("y", "values", 2),), outputs).kind == "values"
+
+
+@pytest.mark.parametrize(
+    ("sizes", "axis", "tail", "expected"),
+    [
+        ([2, 4], -1, "Softmax", Target("logits", "logits", 1)),
+        ([2, 1, 4], -1, "Softmax", Target("logits", "logits", 2)),
+        ([2, 4], -1, "", Target("logits", "vectors", 1)),
+        ([2, 4, 1, 1], -1, "", Target("logits", "values", 1)),
+    ],
+)
+def test_a_rank_that_the_model_does_not_tell(sizes: list[int], axis: int, tail: str, expected: Target) -> None:
+    """Exporters write shapes that nobody can infer; the classes are where the answers have them."""
+    b = Builder()
+    y = b.op("Gemm", b.input("x", 2, 3), b.weight(4, 3), transB=1)
+    y = b.op("Reshape", y, b.input("sizes", "rank", dtype=np.int64), name="logits")
+    graph = load(b.model(b.op(tail, y, axis=axis) if tail else y))
+    feed = {"x": values(np.random.default_rng(0), 2, 3), "sizes": np.array(sizes)}
+    assert not graph.shapes.get("logits")
+    distance = distance_of(graph, [feed], Engine(threads=1))
+    assert distance.compared == (expected,)
+    assert signatures(graph, [feed, feed], Engine(threads=1)).shape == (2, 4)
 
 
 def test_signatures() -> None:
