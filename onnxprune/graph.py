@@ -69,6 +69,7 @@ class Graph:
     folded: tuple[str, ...] = ()  # weights that the graph computed from weights
     inlined: tuple[str, ...] = ()  # the local functions that were written out where they were called
     called: str = ""  # in messages; "": by its path
+    owned: object = None  # what its file needs to stay there
     _small: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict, repr=False)
 
     @property

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,7 @@ from onnxprune.samples import Turn
 from onnxprune.surgery import cut
 from onnxprune.survey import traced
 from onnxprune.without import cut_down, touched, without
+from onnxprune.writing import passing
 
 Floats = NDArray[np.float64]
 Removed = NDArray[np.bool_]
@@ -72,12 +74,13 @@ def narrowed(
     """
     if not removed.any() and not bypasses:
         return original
-    made, patch = graphs.load(cut(original, make_plan(original, removed), removed)), NOTHING
+    in_file, patch = graphs.is_external(original.graph), NOTHING
+    made = passing(lambda store: cut(original, make_plan(original, removed), removed, store), in_file)
     made = without(made, cut_down(original, removed, bypasses, made))
     if method != "none" and turn is not None:
         pair = Pair(original, removed, made, touched(original, bypasses))
         patch, _ = recover(pair, *turn, method, engine, seed, tell=tell)
-    return couple(graphs.load(patched(made, patch)), original.options)
+    return couple(passing(partial(patched, made, patch), in_file), original.options)
 
 
 def rescored(problem: Problem, removed: Removed, now: Coupling, scores: Floats) -> Problem:

@@ -65,8 +65,8 @@ def distances(
     with ThreadPoolExecutor(abreast) as pool:
         for done, number in enumerate(sorted(range(len(trials)), key=lambda n: trials[n].start), 1):
             tell(f"{what} {done}/{len(trials)}")
+            collect(abreast if abreast > 1 else 0)  # a large model: the walk has a session of its own, too
             walk.go(min(trials[number].start, last))
-            collect(abreast)
             waiting.append((number, pool.submit(off, walk.here(), trials[number])))
         collect(0)
     return found

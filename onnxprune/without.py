@@ -9,17 +9,17 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune import graph as graphs
 from onnxprune.blocks import alive
 from onnxprune.bypass import Bypass, bypassed, written
 from onnxprune.divergence import Distance
 from onnxprune.feeds import Feed
-from onnxprune.graph import Graph
+from onnxprune.graph import Graph, is_external
 from onnxprune.groups import Coupling
 from onnxprune.parts import Engine, Walk
 from onnxprune.plan import kept_indices
 from onnxprune.rules.base import Dim
 from onnxprune.trials import Trial, distances
+from onnxprune.writing import passing
 
 Floats = NDArray[np.float64]
 
@@ -46,7 +46,9 @@ def cut_down(coupling: Coupling, removed: NDArray[np.bool_], bypasses: Sequence[
 
 def without(graph: Graph, bypasses: Sequence[Bypass]) -> Graph:
     """A model without some blocks; all values that stay keep their names."""
-    return graphs.load(written(graph, bypassed(graph, bypasses))) if bypasses else graph
+    if not bypasses:
+        return graph
+    return passing(partial(written, graph, bypassed(graph, bypasses)), is_external(graph))
 
 
 def behind(view: Graph, layers: Collection[int], values: Collection[str], deep: bool = True) -> frozenset[str]:

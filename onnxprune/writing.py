@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from onnx import ModelProto, TensorProto
@@ -84,6 +86,27 @@ def stream(path: Path, make: Callable[[Store], ModelProto]) -> Path:
             f"{path.name}: cannot be written ({one_line(error)}); free some space, or choose another output path"
         ) from error
     return path
+
+
+def passing(make: Callable[[Store], ModelProto], in_file: bool) -> Graph:
+    """A model that is only on the way to another one.
+
+    Args:
+        make: puts the weights into the store that it is given, and returns the model.
+        in_file: keep the weights in a temporary file; it goes when the graph and all views of it do.
+    """
+    if not in_file:
+        return graphs.load(make(in_proto))
+    folder = _Folder()
+    return replace(graphs.load(stream(folder.path / "model.onnx", make)), owned=folder)
+
+
+class _Folder:
+    """A temporary folder that goes when nobody holds this any more."""
+
+    def __init__(self) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix="onnxprune-"))
+        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Models beyond two gigabytes go from file to file, tensor by tensor; here the limit is set to a few kilobytes."""
 
+import gc
 import json
 import tracemalloc
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
+from onnxprune.bypass import view_of
 from onnxprune.coupling import couple
 from onnxprune.errors import GateError, ModelError, OutputError
 from onnxprune.graph import Graph, is_big, load
@@ -26,7 +28,7 @@ from onnxprune.surgery import cut, mask
 from onnxprune.tensors import PACKED, copied, tensors_of
 from onnxprune.testing import Builder, arrays, close, draw
 from onnxprune.validate import Checks
-from onnxprune.writing import CACHE_LINE, LARGE, PAGE, DataFile, save, stream
+from onnxprune.writing import CACHE_LINE, LARGE, PAGE, DataFile, passing, save, stream
 from tools.bench_memory import decoder, difference, in_flight, masked
 
 QUICK = Checks(seconds=0)
@@ -325,3 +327,16 @@ def test_sizes_stay_in_the_model(tmp_path: Path) -> None:
     assert tensor.data_location != TensorProto.EXTERNAL
     x = np.arange(200, dtype=np.float32)[None]
     np.testing.assert_array_equal(run(session(path), {"x": x})["y"], x)
+
+
+def test_a_model_on_the_way_goes_with_its_last_view(model: Path) -> None:
+    graph = passing(lambda store: copied(load(model).proto, model.parent, store), in_file=True)
+    where, view = graph.path, view_of(graph, list(graph.nodes), graph.constants)
+    name = max(graph.constants, key=graph.size)
+    expected = load(model).array(name)
+    del graph
+    gc.collect()
+    assert np.array_equal(view.array(name), expected)
+    del view
+    gc.collect()
+    assert where is not None and not where.parent.exists()
