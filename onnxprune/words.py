@@ -245,7 +245,8 @@ def recovery(record: Record) -> str | None:
             return f"none: it changed nothing of what the answers show ({pair}); the remaining weights are as they were"
         return f"none: it would have made the answers worse ({pair}); the remaining weights are as they were"
     given = ", variance given back" if found.get("rescaled") else ""
-    return f"{record['recover']}: {of} refitted{given}; {pair}"
+    refused = [f"{method} would have made the answers worse" for method in found.get("refused", ())]
+    return f"{record['recover']}: {of} refitted{given}; {'; '.join([pair, *refused])}"
 
 
 def _off(distance: float | None) -> str:

@@ -19,7 +19,7 @@ from onnxprune.parts import Engine
 from onnxprune.passes import register
 from onnxprune.patch import NOTHING, patched
 from onnxprune.plan import removed_units
-from onnxprune.recovery import AUTO, Pair, recover, resolve_method, unmatched
+from onnxprune.recovery import AUTO, METHODS, Pair, recover, resolve_method, unmatched
 from onnxprune.rules.base import Options
 from onnxprune.samples import Turn
 from onnxprune.steps import Context, Outcome
@@ -55,7 +55,10 @@ class Reconstruct:
         at_least("--seed", self.seed, 0)
 
     def __call__(self, graph: Graph, context: Context) -> Outcome:
-        """Fit, layer after layer; the result stays if it is nearer to the original on inputs that were put aside."""
+        """Fit, layer after layer; the result stays if it is nearer to the original on inputs that were put aside.
+
+        Where it is not, a method that changes less is tried.
+        """
         method = resolve_method(self.method, context.data is not None)
         if context.before is None:
             raise OptionError("reconstruct: there is no cut to recover from; put it after a pass that cuts")
@@ -67,24 +70,39 @@ class Reconstruct:
         pair = _pair(graph, context.before, context)
         original = pair.original
         samples = context.samples(original)
+        tell = context.on_stage
         with context.stage("recovery"):
             distance = distance_of(original.graph, samples.aside, engine, self.distance)
             before = off(distance, graph, samples.aside, engine)
-            rescale = self._rescale(pair, samples.turn(0), method, engine, context.on_stage)
-            patch, layers = recover(
-                pair, *samples.last, method, engine, self.seed, everything=True, rescale=rescale, tell=context.on_stage
-            )
-            after = off(distance, graph, samples.aside, engine, patch)
+            rescale = self._rescale(pair, samples.turn(0), method, engine, tell)
+            refused = dict[str, float]()
+            for most in METHODS[METHODS.index(method) : 0 : -1]:
+                rescale = rescale and most != "bias"
+                patch, layers = recover(
+                    pair,
+                    *samples.last,
+                    most,
+                    engine,
+                    self.seed,
+                    everything=True,
+                    rescale=rescale,
+                    tell=context.on_stage,
+                )
+                after = off(distance, graph, samples.aside, engine, patch)
+                if after < before:
+                    break
+                refused[most] = after
             worse = not after < before
             model = graph.proto if worse else context.make(lambda store: patched(graph, patch, store))
         found = {
             "samples": samples.counts,
             "source": context.data.kind if context.data else None,
-            "distance": {"kind": distance.kind, "before": before, "after": after},
+            "distance": {"kind": distance.kind, "before": before, "after": min(refused.values()) if worse else after},
+            "refused": refused,
             "rescaled": rescale,
             "layers": [asdict(layer) for layer in layers],
         }
-        return Outcome(model, {"recover": "none" if worse else method, "recovery": found})
+        return Outcome(model, {"recover": "none" if worse else most, "recovery": found})
 
     def _rescale(self, pair: Pair, turn: Turn, method: str, engine: Engine, tell: Callable[[str], None]) -> bool:
         """Whether results are to have their variance back: if that is nearer on samples that neither is fitted to."""

@@ -9,8 +9,11 @@ from onnx import ModelProto
 
 from onnxprune import Checks, Result, apply, prune
 from onnxprune.errors import DataError, OptionError
+from onnxprune.patch import Patch
+from onnxprune.recovery import recover
 from onnxprune.runtime import run, session
 from onnxprune.testing import Builder
+from onnxprune.words import recovery
 from tests.redundant import redundant
 
 Array = NDArray[Any]
@@ -154,3 +157,33 @@ def test_biases_alone_leave_weights_as_they_are() -> None:
 def test_fidelity_is_judged_on_what_was_put_aside() -> None:
     result = prune(network(), "macs=0.6", data=inputs(), threads=1, align=2, checks=Checks(seconds=0))
     assert result.record["inputs"]["aside"] and result.record["fidelity"]["samples"] == 8
+
+
+def spoil(monkeypatch: pytest.MonkeyPatch, factors: dict[str, float]) -> None:
+    """The last fits of some methods come out with all weights so many times as large."""
+
+    def spoiled(pair: Any, fit: Any, choose: Any, method: str, *more: Any, **options: Any) -> Any:
+        patch, layers = recover(pair, fit, choose, method, *more, **options)
+        factor = factors.get(method, 1.0) if options.get("everything") else 1.0
+        return Patch({name: factor * value for name, value in patch.weights.items()}, patch.inputs), layers
+
+    monkeypatch.setattr("onnxprune.passes.reconstruct.recover", spoiled)
+
+
+def test_a_method_that_makes_it_worse_gives_way_to_one_that_changes_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gate holds for each of them, and the record and the table say which were refused."""
+    spoil(monkeypatch, {"full": -20.0})
+    result = pruned()
+    found = result.record["recovery"]
+    assert result.record["recover"] == "channel" and list(found["refused"]) == ["full"]
+    assert found["distance"]["after"] < found["distance"]["before"] <= found["refused"]["full"]
+    assert "; full would have made the answers worse" in (recovery(result.record) or "")
+
+
+def test_where_all_methods_make_it_worse_weights_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    spoil(monkeypatch, {"full": -20.0, "channel": -20.0, "bias": -20.0})
+    result = pruned()
+    found = result.record["recovery"]
+    assert result.record["recover"] == "none" and tuple(found["refused"]) == ("full", "channel", "bias")
+    assert found["distance"]["after"] == min(found["refused"].values()) >= found["distance"]["before"]
+    assert "none: it would have made the answers worse" in (recovery(result.record) or "")
