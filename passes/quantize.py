@@ -19,7 +19,7 @@ from onnxprune.passes import register
 from onnxprune.problem import each
 from onnxprune.quantized import account, halves, integers
 from onnxprune.quantized.bodies import bodies
-from onnxprune.quantized.choice import KEPT, Choice, check_float, choose, kept_by
+from onnxprune.quantized.choice import KEPT, UNFIT, Choice, check_float, choose, kept_by
 from onnxprune.quantized.processor import saturates
 from onnxprune.quantized.quiet import called, quiet, refusals
 from onnxprune.quantized.restore import restore
@@ -123,6 +123,8 @@ class Quantize:
                 work = first if self.mode == "float16" else prepared(raised(first, graph, self._opset()), graph.name)
                 seen = load(work.path)
                 keep = halves.staying(seen) if self.mode == "float16" else {}
+                if self.mode == "dynamic" and self.per_channel:
+                    keep |= dict.fromkeys(integers.vectors(seen), UNFIT)
                 keep |= dict.fromkeys(kept_by(each(self.keep), [load(first.path), seen]), KEPT)
                 choice = choose(seen, graph.name, keep, self.ops, self._fit(seen), DOUBTFUL[self.mode])
             feeds = self._feeds(graph, context) if self.mode == "static" else []

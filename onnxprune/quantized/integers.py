@@ -10,6 +10,7 @@ import onnx
 from onnx import ModelProto, TensorProto
 
 from onnxprune.feeds import Feed
+from onnxprune.graph import Graph
 from onnxprune.quantized.extremes import reduced, restored
 from onnxprune.runtime import resolve
 
@@ -70,6 +71,12 @@ def dynamic_ops() -> frozenset[str]:
     from onnxruntime.quantization.registry import IntegerOpsRegistry
 
     return frozenset(IntegerOpsRegistry) | {"Gemm"}
+
+
+def vectors(graph: Graph) -> list[str]:
+    """MatMuls by a vector: the tool would give each of its elements a scale, behind a result that lacks them."""
+    matmuls = (n for n in graph.nodes if n.op == "MatMul" and n.inputs[1] in graph.constants)
+    return [node.label for node in matmuls if len(graph.constants[node.inputs[1]].dims) == 1]
 
 
 def static(

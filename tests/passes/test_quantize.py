@@ -181,6 +181,18 @@ def test_only_some_operators() -> None:
     assert types(result.model)["second"] == TensorProto.FLOAT
 
 
+def test_dynamic_leaves_products_with_a_vector() -> None:
+    """ONNX Runtime's tool would give each of the vector's elements a scale, behind a result that has none of them."""
+    b = Builder()
+    y = b.op("MatMul", b.input("x", 4, 8), b.weight(8, 8), name="wide")
+    y = b.op("MatMul", y, b.weight(8), name="narrow")
+    model = b.model(y)
+    record = Pipeline([Quantize(mode="dynamic")]).run(model, checks=CHECKED).record["quantize"]
+    assert record["quantized"] == {"MatMul": 1} and "no such kernel" in str(record)
+    one = Pipeline([Quantize(mode="dynamic", per_channel=False)]).run(model, checks=CHECKED)
+    assert one.record["quantize"]["quantized"] == {"MatMul": 2}
+
+
 def test_dynamic_leaves_convolutions_where_nobody_asks_for_them() -> None:
     result = quantized(network(), mode="dynamic")
     assert result.record["quantize"]["quantized"] == {"Gemm": 1}
