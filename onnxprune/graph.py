@@ -1,7 +1,7 @@
 """Read and write `.onnx` files, and look at a model as nodes, values, shapes and constants.
 
-A `Graph` is a read-only view of a `ModelProto`. Weights stay where they are (inside the proto, in an external data file,
-or, of a large model, in its own file) and become arrays only when somebody asks for one.
+A `Graph` is a read-only view of a `ModelProto`. Weights stay where they are (in the proto, in an external data file, or
+in the file of a large model) and become arrays only when somebody asks for one.
 """
 
 from __future__ import annotations

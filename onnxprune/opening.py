@@ -93,6 +93,8 @@ def _check_external(proto: ModelProto, path: Path | None, name: str) -> None:
             raise ModelError(
                 f"{name}: tensor {tensor.name!r}: {one_line(error, 200)}; export the model again"
             ) from error
+        if path.name == info.location:  # itself, wherever a link to it leads
+            continue
         where = (folder / info.location).resolve()
         if not where.is_relative_to(folder) or not info.location:
             raise ModelError(

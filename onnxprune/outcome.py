@@ -77,7 +77,7 @@ def carry_out(
 ) -> Outcome:
     """Cut, leave out the plan's blocks, and say what went."""
     with context.stage("cut"):
-        idle = not removed.any() and not plan.folds
+        idle = not (removed.any() or plan.folds or plan.bypasses)
         model = coupling.graph.proto if idle else context.make(lambda store: cut(coupling, plan, removed, store))
         if plan.bypasses:
             model = _shallower(coupling, removed, plan.bypasses, model, context)

@@ -147,7 +147,7 @@ class Pipeline:
         context: Context,
         record: Record,
     ) -> tuple[ModelProto | Path, Plan | None]:
-        """The new model (its file, where it is too big for memory) and the plan; the record is filled."""
+        """The new model (its file, where weights stay in files) and the plan; the record is filled."""
         current, outcome = original, Outcome(original.proto)
         plan: Plan | None = None
         changed = False

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from google.protobuf.message import DecodeError, Message
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 LARGE = 1 << 20  # bytes of a weight that stays in the file
+MANY = 256  # fields of a tensor that has its numbers one by one: it is read
 
 _RAW = TensorProto.DESCRIPTOR.fields_by_name["raw_data"].number
 _VARINT, _EIGHT, _BYTES, _FOUR = 0, 1, 2, 5
@@ -69,9 +71,9 @@ def _message(data: mmap.mmap, start: int, stop: int, kind: type[Message], name: 
 
 def _tensor(data: mmap.mmap, start: int, stop: int, name: str) -> bytes:
     """The tensor, its raw data left out and pointed at; the whole where it has none, or several."""
-    fields = list(_fields(data, start, stop))
+    fields = list(islice(_fields(data, start, stop), MANY))
     raw = [field for field in fields if field.number == _RAW and field.kind == _BYTES]
-    if len(raw) != 1 or raw[0].stop - raw[0].start < LARGE:
+    if len(fields) == MANY or len(raw) != 1 or raw[0].stop - raw[0].start < LARGE:
         return data[start:stop]
     rest = b"".join(data[field.key : field.stop] for field in fields if field is not raw[0])
     where = TensorProto(data_location=TensorProto.EXTERNAL)
@@ -95,6 +97,8 @@ def _fields(data: mmap.mmap, at: int, stop: int) -> Iterator[_Field]:
             end = at + (8 if kind == _EIGHT else 4)
         else:
             raise DecodeError(f"no field at byte {begin}")
+        if tag < 8:
+            raise DecodeError(f"a field without a number at byte {begin}")
         if end > stop:
             raise DecodeError(f"a field at byte {begin} ends beyond its message")
         yield _Field(tag >> 3, kind, key, at, end)

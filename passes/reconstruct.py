@@ -97,7 +97,7 @@ class Reconstruct:
         found = {
             "samples": samples.counts,
             "source": context.data.kind if context.data else None,
-            "distance": {"kind": distance.kind, "before": before, "after": min(refused.values()) if worse else after},
+            "distance": {"kind": distance.kind, "before": before, "after": after},
             "refused": refused,
             "rescaled": rescale,
             "layers": [asdict(layer) for layer in layers],

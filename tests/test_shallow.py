@@ -1,6 +1,7 @@
 """Thinner or shallower: blocks in competition with widths."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,17 @@ def test_external_data(tmp_path: Path) -> None:
     data = inputs(model, 48)
     result = prune(path, "macs=0.5", data=data, out=out, depth=True, align=1, checks=Checks(seconds=0))
     assert "sum1" in gone(result) and exact(result) and out.exists()
+
+
+def test_a_plan_of_blocks_alone_for_external_data(tmp_path: Path) -> None:
+    path, model = tmp_path / "model.onnx", faint(residual(3, batch_norm=False), "1.b")
+    onnx.save_model(onnx.ModelProto.FromString(model.SerializeToString()), path, save_as_external_data=True)
+    made = joint(model, "macs=0.5", recover="none")
+    assert made.plan is not None and made.plan.bypasses
+    alone = replace(made.plan, kept={})
+    there = apply(path, alone, out=tmp_path / "out.onnx", checks=Checks(seconds=0))
+    here = apply(model, alone, checks=Checks(seconds=0))
+    assert exact(there) and len(there.model.graph.node) == len(here.model.graph.node) < len(model.graph.node)
 
 
 def test_a_plan_file_with_blocks(tmp_path: Path) -> None:

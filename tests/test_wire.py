@@ -1,5 +1,6 @@
 """Large weights stay in the model's file: the same model, whichever way it is read."""
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,34 @@ def test_fields_that_come_twice_and_fields_that_nobody_knows(tmp_path: Path) -> 
     path = tmp_path / "model.onnx"
     path.write_bytes(first.SerializeToString() + second.SerializeToString() + b"\xca\x3e\x02hi")
     assert held(copied(wire.without_large(path), tmp_path, in_proto)) == held(model)
+
+
+def test_a_file_behind_a_link(tmp_path: Path) -> None:
+    """Caches of downloads are laid out so: the name here, the file in another folder."""
+    (tmp_path / "names").mkdir()
+    link = tmp_path / "names" / "net.onnx"
+    link.symlink_to(written(everywhere(), tmp_path))
+    assert np.array_equal(load(link).array("a"), load(tmp_path / "model.onnx").array("a"))
+
+
+def test_a_tensor_with_numbers_one_by_one_is_read(tmp_path: Path) -> None:
+    tensor = helper.make_tensor("words", TensorProto.STRING, [300], np.full(300, b"word"))
+    model = everywhere()
+    model.graph.initializer.append(tensor)
+    assert wire.without_large(written(model, tmp_path)).graph.initializer[-1] == tensor
+
+
+def test_a_file_of_zeros_is_said_at_once(tmp_path: Path) -> None:
+    """What an aborted download leaves."""
+    path = tmp_path / "model.onnx"
+    path.write_bytes(everywhere().SerializeToString()[:200] + bytes(1 << 24))
+    start = time.perf_counter()
+    with pytest.raises(ModelError, match="not an ONNX model"):
+        load(path)
+    path.write_bytes(bytes(1 << 24))
+    with pytest.raises(ModelError, match="not an ONNX model"):
+        load(path)
+    assert time.perf_counter() - start < 5
 
 
 def test_a_file_that_is_cut_off_or_noise_is_said(tmp_path: Path) -> None:
