@@ -75,7 +75,7 @@ def narrowed(
     if not removed.any() and not bypasses:
         return original
     in_file, patch = graphs.is_external(original.graph), NOTHING
-    made = passing(lambda store: cut(original, make_plan(original, removed), removed, store), in_file)
+    made = passing(partial(cut, original, make_plan(original, removed), removed), in_file)
     made = without(made, cut_down(original, removed, bypasses, made))
     if method != "none" and turn is not None:
         pair = Pair(original, removed, made, touched(original, bypasses))

@@ -11,7 +11,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import onnx
 from onnx import ModelProto
 from threadpoolctl import threadpool_limits
 
@@ -43,7 +42,7 @@ Record = dict[str, Any]
 class Result:
     """A pruned model, the plan that made it (None where no pass cuts) and the record of what happened.
 
-    `made` is the model, or the file that was written where weights are external: then they were never all in memory.
+    `made` is the model, or the file that was written where weights are in files: they were then never all in memory.
     """
 
     made: ModelProto | Path
@@ -53,7 +52,7 @@ class Result:
     @cached_property
     def model(self) -> ModelProto:
         """The pruned model in memory; read from its file, with all weights, where the run did without."""
-        return onnx.load(self.made) if isinstance(self.made, Path) else self.made
+        return writing.whole(self.made) if isinstance(self.made, Path) else self.made
 
 
 @dataclass(frozen=True)

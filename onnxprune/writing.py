@@ -29,7 +29,7 @@ def check_output(graph: Graph, path: str | os.PathLike[str]) -> None:
     if graph.path is None:
         return
     target = Path(path).resolve()
-    written = {target, target.with_name(target.name + ".data")}
+    written = {target, _beside(target)}
     read = {graph.path.resolve(), *(p.resolve() for p in data_files(graph))}
     if both := written & read:
         raise OutputError(f"{path}: would replace {min(both).name!r} of the model that is pruned; choose another name")
@@ -79,7 +79,7 @@ def stream(path: Path, make: Callable[[Store], ModelProto]) -> Path:
         OutputError: the disk is full, or it cannot be written.
     """
     try:
-        proto = make(DataFile(path.with_name(path.name + ".data")))
+        proto = make(DataFile(_beside(path)))
         path.write_bytes(proto.SerializeToString())
     except OSError as error:
         raise OutputError(
@@ -176,18 +176,22 @@ def write(proto: ModelProto, path: Path, external: bool) -> None:
 
 
 def whole(path: Path) -> ModelProto:
-    """A model that `stream` wrote, with its weights in memory."""
+    """A model in a file, with all its weights in memory."""
     return copied(read_model(path), path.parent, in_proto)
+
+
+def _beside(path: Path) -> Path:
+    """Where the weights of a model are that is written with external data."""
+    return path.with_name(path.name + ".data")
 
 
 def _bytes(path: Path) -> int:
     """Size of a model that `stream` wrote."""
-    return sum(p.stat().st_size for p in (path, path.with_name(path.name + ".data")) if p.exists())
+    return sum(p.stat().st_size for p in (path, _beside(path)) if p.exists())
 
 
 def move(source: Path, target: Path) -> None:
     """Put a model that `write` or `stream` made in its place, with the data beside it."""
-    data = source.with_name(source.name + ".data")
-    if data.exists():
-        os.replace(data, target.with_name(target.name + ".data"))
+    if _beside(source).exists():
+        os.replace(_beside(source), _beside(target))
     os.replace(source, target)

@@ -79,20 +79,13 @@ class Reconstruct:
             for most in METHODS[METHODS.index(method) : 0 : -1]:
                 rescale = rescale and most != "bias"
                 patch, layers = recover(
-                    pair,
-                    *samples.last,
-                    most,
-                    engine,
-                    self.seed,
-                    everything=True,
-                    rescale=rescale,
-                    tell=context.on_stage,
+                    pair, *samples.last, most, engine, self.seed, everything=True, rescale=rescale, tell=tell
                 )
                 after = off(distance, graph, samples.aside, engine, patch)
                 if after < before:
                     break
                 refused[most] = after
-            worse = not after < before
+            worse = most in refused
             model = graph.proto if worse else context.make(lambda store: patched(graph, patch, store))
         found = {
             "samples": samples.counts,
