@@ -44,7 +44,7 @@ bench: $(DEV) ## time the engine
 sweep: $(DEV) ## prune and prove all models of a folder: make sweep ARGS="FOLDER --jobs 2"
 	$(BIN)/python tools/coverage.py $(ARGS)
 
-accuracy: $(DEV) ## accuracy against MACs kept: make accuracy ARGS="MODELS.toml --out rows.jsonl"
+accuracy: $(DEV) ## accuracy against MACs kept: make accuracy ARGS="tools/accuracy/public.toml --out rows.jsonl"
 	$(BIN)/python tools/bench_accuracy.py $(ARGS)
 
 latency: $(DEV) ## realised speed against MACs kept, with peers: make latency ARGS="resnet50 --out rows.jsonl"
