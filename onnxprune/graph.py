@@ -220,6 +220,12 @@ def file_bytes(graph: Graph) -> int:
     return sum(p.stat().st_size for p in {graph.path, *data_files(graph)})
 
 
+def stamps(graph: Graph) -> dict[Path, tuple[int, int] | None]:
+    """Size and time of the last change of the files that weights are read from as they are needed; None: it is gone."""
+    files = {graph.path, *data_files(graph)} if is_external(graph) else set()
+    return {p: (p.stat().st_size, p.stat().st_mtime_ns) if p.exists() else None for p in files if p}
+
+
 def data_files(graph: Graph) -> set[Path]:
     """The files in which a model keeps weights outside its own."""
     folder = graph.folder or Path()

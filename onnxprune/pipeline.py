@@ -19,7 +19,7 @@ from onnxprune import metric as metrics
 from onnxprune import writing
 from onnxprune.batches import batch_shapes
 from onnxprune.data import SYNTHETIC, Feeds, read
-from onnxprune.errors import GateError, OptionError
+from onnxprune.errors import GateError, ModelError, OptionError
 from onnxprune.feeds import input_specs
 from onnxprune.gates import failed_gate
 from onnxprune.graph import Graph
@@ -111,6 +111,7 @@ class Pipeline:
         )
         with context.stage("load"):
             original = context.once("original", lambda: graphs.load(model, shapes))
+            context.once("stamps", lambda: graphs.stamps(original))
             if out is not None:
                 writing.check_output(original, out)
         # An inner value's shape is for the analysis of this model: it is not fed, and a pass may change it.
@@ -133,7 +134,11 @@ class Pipeline:
         with threadpool_limits(1), workspace as folder:
             if folder is not None:
                 context = replace(context, file=folder / Path(out or "model.onnx").name)
-            made, plan = self._run(original, out, checks, measured, context, record)
+            try:
+                made, plan = self._run(original, out, checks, measured, context, record)
+            except Exception:
+                _check_unchanged(original, context)  # then whatever came of it is of no interest
+                raise
             record["seconds"] = dict(context.seconds)
             return Result(writing.whole(made) if isinstance(made, Path) and out is None else made, plan, record)
 
@@ -191,7 +196,16 @@ class Pipeline:
                 record["seconds"] = dict(context.seconds)
                 if failure := failed_gate(record, checks):
                     raise GateError(f"{original.name}: {failure}", record)
+            _check_unchanged(original, context)
         return (Path(out) if isinstance(outcome.model, Path) and out is not None else outcome.model), plan
+
+
+def _check_unchanged(original: Graph, context: Context) -> None:
+    """Refuse a result that may be of two models."""
+    now = graphs.stamps(original)
+    for path, stamp in context.once("stamps", lambda: now).items():
+        if now.get(path) != stamp:
+            raise ModelError(f"{path}: was changed while weights were read from it; leave it as it is, and run again")
 
 
 def described(step: Pass) -> Record:
