@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
-from onnxprune import words
+from onnxprune import numerals, words
 from onnxprune.problem import ONE
 from onnxprune.sensitivity import Row, Sensitivity
 
@@ -53,13 +53,14 @@ def table(found: Sensitivity, everything: bool = False) -> list[RenderableType]:
     kept = dict(found.ratios)
     shown = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
     shown.add_column(found.by, overflow="fold")
-    for header in ("units", "MACs", *(words.percent(cut) for cut in found.cuts), *(["kept"] if found.target else [])):
+    cuts = (numerals.percent(cut) for cut in found.cuts)
+    for header in ("units", "MACs", *cuts, *(["kept"] if found.target else [])):
         shown.add_column(header, justify="right", no_wrap=True)
     count = len(found.rows) if everything else SOME
     for row in found.rows[:count]:
-        last = [words.percent(kept.get(ONE + row.name, 1.0))] if found.target else []
-        name = title(row) if everything else words.tail(title(row), SHORT if found.target else NAME)
-        shown.add_row(name, str(row.units), words.percent(row.macs), *map(number, row.values), *last)
+        last = [numerals.percent(kept.get(ONE + row.name, 1.0))] if found.target else []
+        name = title(row) if everything else numerals.tail(title(row), SHORT if found.target else NAME)
+        shown.add_row(name, str(row.units), numerals.percent(row.macs), *map(number, row.values), *last)
     repair = "as it is" if found.recover == "none" else f"repaired ({found.recover})"
     said = f"{found.what} when so much of one {found.by} alone is cut, the rest {repair}; the most sensitive first"
     parts: list[RenderableType] = [Text(found.model, style="bold"), Text(said, style="dim"), "", shown]

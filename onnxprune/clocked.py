@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
-from onnxprune import words
+from onnxprune import numerals, words
 from onnxprune.latency.table import parsed
 from onnxprune.words import Record
 
@@ -31,20 +31,20 @@ def predicted(record: Record) -> list[str]:
 
 def worth(model: Mapping[str, Any]) -> str:
     """How far the predictions of a table are off."""
-    error, fitted = model["error"], words.plural(model["networks"], "network")
-    off = f"{words.percent(error['median'])} in the median, {words.percent(error['most'])} at most"
+    error, fitted = model["error"], numerals.plural(model["networks"], "network")
+    off = f"{numerals.percent(error['median'])} in the median, {numerals.percent(error['most'])} at most"
     return f"by a table of {fitted}; on {error['networks']} others it was off by {off}"
 
 
 def timetable(record: Record, everything: bool = False) -> list[RenderableType]:
     """Where a model's time goes, by its table."""
-    model, show = record["latency_model"], words.milliseconds
+    model, show = record["latency_model"], numerals.milliseconds
     operators = record["operators"]
     shown = operators if everything else operators[:SOME]
     grid = _grid("", "now", "share", "half as wide")
     for entry in shown:
-        share = words.percent(entry["ms"] / model["before_ms"])
-        grid.add_row(words.tail(entry["node"], NAME), show(entry["ms"]), share, show(entry["half_ms"]))
+        share = numerals.percent(entry["ms"] / model["before_ms"])
+        grid.add_row(numerals.tail(entry["node"], NAME), show(entry["ms"]), share, show(entry["half_ms"]))
     title = Text().append(record["model"], "bold").append(f"  {show(model['before_ms'])}, {words.machine(record)}")
     kinds = "operator by operator" if model["by"] == "node" else "by kinds of operators, from the whole"
     block = (
@@ -64,8 +64,8 @@ def shelf(entries: Sequence[Record]) -> list[RenderableType]:
     for kept in tables:
         sizes = "x".join(map(str, next(iter(kept.conditions["inputs"].values()), [""])[1:]))
         where = (str(kept.conditions["provider"]), str(kept.conditions["threads"] or "default"))
-        name = words.tail(f"{kept.model} {sizes}", SHORT)
-        grid.add_row(name, *where, words.milliseconds(kept.before), words.percent(kept.error))
+        name = numerals.tail(f"{kept.model} {sizes}", SHORT)
+        grid.add_row(name, *where, numerals.milliseconds(kept.before), numerals.percent(kept.error))
     return [grid]
 
 

@@ -7,7 +7,9 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 from onnxprune import words
-from onnxprune.words import ANONYMOUS, blocker, plural, tail
+from onnxprune.locked import blocker
+from onnxprune.numerals import plural, tail
+from onnxprune.words import ANONYMOUS
 
 FEW = 6  # members, steps and locks that are shown unless all are asked for
 NAME = 44  # characters of a name

@@ -6,7 +6,7 @@ import io
 
 import numpy as np
 
-from onnxprune import words
+from onnxprune import numerals
 from onnxprune.analyzed import number, title
 from onnxprune.plot import METADATA, STYLE
 from onnxprune.sensitivity import Sensitivity
@@ -37,8 +37,8 @@ def heatmap(found: Sensitivity, suffix: str) -> bytes:
         figure = Figure(figsize=(8, 1.6 + INCH * len(drawn)), layout="constrained")
         axes = figure.subplots()
         image = axes.imshow(drawn, aspect="auto", cmap="magma_r", norm=LogNorm(top / DECADES, top))
-        axes.set_xticks(range(len(found.cuts)), [words.percent(cut) for cut in found.cuts])
-        axes.set_yticks(range(len(drawn)), [words.tail(title(row), NAME) for row in found.rows], fontsize=8)
+        axes.set_xticks(range(len(found.cuts)), [numerals.percent(cut) for cut in found.cuts])
+        axes.set_yticks(range(len(drawn)), [numerals.tail(title(row), NAME) for row in found.rows], fontsize=8)
         axes.set(xlabel=f"units of the {found.by} that are cut, alone", title=found.model)
         for y, row in enumerate(values):
             for x, value in enumerate(row):

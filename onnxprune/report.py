@@ -10,7 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from onnxprune import clocked, explained, words
+from onnxprune import clocked, explained, locked, numerals, words
 from onnxprune.words import Record
 
 if TYPE_CHECKING:
@@ -58,7 +58,9 @@ def to_html(record: Record) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return env.get_template("report.html").render(record=record, words=words, clocked=clocked)
+    return env.get_template("report.html").render(
+        record=record, words=words, numerals=numerals, locked=locked, clocked=clocked
+    )
 
 
 def table(record: Record) -> list[RenderableType]:
@@ -79,7 +81,7 @@ def table(record: Record) -> list[RenderableType]:
     cut = words.most_cut(record)[:FEW]
     if cut:
         parts.append(_indented(_groups(cut, cut=True), label))
-    if locks := words.locks(record):
+    if locks := locked.locks(record):
         shown = _indented(_locks(locks[:FEW], len(locks) - FEW), label)
         parts += [_facts([("locked", Text(_locked(record)))], label), shown]
     times = Text(words.times(record), style="dim")
@@ -90,16 +92,16 @@ def inspection(record: Record, everything: bool = False) -> list[RenderableType]
     """What `inspect` shows."""
     cuttable, opened = record["cuttable"], record.get("opened", {})
     title = Text().append(record["model"], "bold")
-    title.append(f"  {words.count(record['params'])} parameters, {words.count(record['macs']['before'])} MACs")
+    title.append(f"  {numerals.count(record['params'])} parameters, {numerals.count(record['macs']['before'])} MACs")
     gains = {option: more for option, more in opened.items() if _shares(more) != _shares(cuttable)}
     shares = [_shares(cuttable), *(f"{_shares(more)} with {option}" for option, more in gains.items())]
-    groups, locks = [g for g in words.largest(record) if g["units"]["before"] > 1], words.locks(record)
-    units = sum(g["units"]["before"] for g in groups)
+    groups, locks = [g for g in words.largest(record) if g["units"]["before"] > 1], locked.locks(record)
+    units = numerals.plural(sum(g["units"]["before"] for g in groups), "unit")
     shown = len(groups) if everything else SOME
     parts: list[RenderableType] = [
         title,
         "",
-        _facts([("can be cut", _lines(*shares)), ("groups", Text(f"{len(groups)}, of {words.plural(units, 'unit')}"))]),
+        _facts([("can be cut", _lines(*shares)), ("groups", Text(f"{len(groups)}, of {units}"))]),
         *([_indented(_groups(groups[:shown], False, record["macs"]["before"], everything))] if groups else []),
         *_more(len(groups) - shown),
         "",
@@ -131,9 +133,9 @@ def comparison(bench: Record) -> list[RenderableType]:
     grid = _grid("", "median", "95 % interval", "quartiles")
     for side in ("a", "b"):
         if found := bench[side]:
-            show = words.milliseconds
+            show = numerals.milliseconds
             pairs = [" to ".join(map(show, found[key])) for key in ("median_ci95", "spread") if None not in found[key]]
-            grid.add_row(words.tail(found["model"], NAME - 14), show(found["median"]), *pairs)
+            grid.add_row(numerals.tail(found["model"], NAME - 14), show(found["median"]), *pairs)
     facts: list[tuple[str, RenderableType | None]] = [("on", _lines(*words.conditions(bench)))]
     fed = ", ".join(f"{name} {'x'.join(map(str, shape)) or 'scalar'}" for name, shape in bench["inputs"].items())
     facts.append(("inputs", _lines(fed, *bench["assumed"])))
@@ -171,7 +173,7 @@ def _comparison(record: Record) -> Table:
 
 def _locked(record: Record) -> str:
     names = len({lock["value"] for lock in record["locked"]})
-    return f"{words.plural(names, 'parameter tensor')} along at least one axis; by parameters:"
+    return f"{numerals.plural(names, 'parameter tensor')} along at least one axis; by parameters:"
 
 
 def _groups(groups: Iterable[Mapping[str, Any]], cut: bool, total: float = 0.0, full: bool = False) -> Table:
@@ -181,30 +183,30 @@ def _groups(groups: Iterable[Mapping[str, Any]], cut: bool, total: float = 0.0, 
         more = len(group["tensors"]) - 1
         cells = [f"{units['before']} -> {units['after']}"] if cut else [str(units["before"])]
         if not cut:
-            cells += [words.count(group["macs"]), words.percent(group["macs"] / total) if total else ""]
-            name = name if full or len(name) <= NAME - 6 else words.tail(name, NAME - 6)
+            cells += [numerals.count(group["macs"]), numerals.percent(group["macs"] / total) if total else ""]
+            name = name if full or len(name) <= NAME - 6 else numerals.tail(name, NAME - 6)
             name += f" +{more}" if more > 0 else ""
-        grid.add_row(name if full else words.tail(name, NAME), *cells)
+        grid.add_row(name if full else numerals.tail(name, NAME), *cells)
     return grid
 
 
-def _locks(locks: Iterable[words.LockSum], more: int, full: bool = False) -> Table:
+def _locks(locks: Iterable[locked.LockSum], more: int, full: bool = False) -> Table:
     grid = Table.grid(padding=(0, 2))
     grid.add_column(justify="right", no_wrap=True)
     grid.add_column(overflow="fold")
     for lock in locks:
-        note = "at " + (", ".join(lock.nodes) if full else words.tail(lock.nodes[0], NAME))
-        note += f" and {words.plural(len(lock.nodes) - 1, 'more node')}" if len(lock.nodes) > 1 and not full else ""
+        note = "at " + (", ".join(lock.nodes) if full else numerals.tail(lock.nodes[0], NAME))
+        note += f" and {numerals.plural(len(lock.nodes) - 1, 'more node')}" if len(lock.nodes) > 1 and not full else ""
         note += f"; {lock.hint}" if lock.hint else ""
         apart = "  " if len(lock.what) + len(note) < WIDTH else "\n"
-        grid.add_row(words.count(lock.params), Text(lock.what).append(apart + note, "dim"))
+        grid.add_row(numerals.count(lock.params), Text(lock.what).append(apart + note, "dim"))
     if more > 0:
         grid.add_row("", f"... and {more} more")
     return grid
 
 
 def _shares(found: Mapping[str, float]) -> str:
-    return f"{words.percent(found['params'])} of the parameters, {words.percent(found['macs'])} of the MACs"
+    return f"{numerals.percent(found['params'])} of the parameters, {numerals.percent(found['macs'])} of the MACs"
 
 
 def _grid(*headers: str) -> Table:

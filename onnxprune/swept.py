@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
-from onnxprune import words
+from onnxprune import numerals, words
 from onnxprune.tradeoff import Curve, Point
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def _figures(cost: str, point: Point, names: Sequence[str]) -> list[str]:
 
 
 def _percent(share: float | None) -> str:
-    return "-" if share is None else words.percent(share)
+    return "-" if share is None else numerals.percent(share)
 
 
 def _number(value: float | None) -> str:
@@ -108,7 +108,7 @@ def _number(value: float | None) -> str:
 def _interval(latency: Interval | None) -> str:
     if latency is None:
         return "-"
-    return f"{words.percent(latency.value)} ({100 * latency.low:.1f} to {100 * latency.high:.1f})"
+    return f"{numerals.percent(latency.value)} ({100 * latency.low:.1f} to {100 * latency.high:.1f})"
 
 
 def _knee(curve: Curve) -> Text:

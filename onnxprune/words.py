@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import isfinite, isnan, nan
 from typing import Any, NamedTuple
 
+from onnxprune.numerals import count, milliseconds, percent, plural, size
 from onnxprune.placed import fallback
 
 Record = Mapping[str, Any]
@@ -33,73 +34,6 @@ class Row(NamedTuple):
     after: str
     note: Verdict
     kept: float | None = None  # share that remains, where that is what the note says
-
-
-class LockSum(NamedTuple):
-    """All locks of one kind, and the nodes that lock so."""
-
-    what: str
-    params: int
-    nodes: tuple[str, ...]
-    option: str | None
-    opened: int | None = None  # parameters that the option frees of locks, where that was tried
-
-    @property
-    def hint(self) -> str:
-        """What the option does about it, as far as that was tried."""
-        if self.option is None:
-            return ""
-        if self.opened in (None, self.params):
-            return f"{self.option} {'may open' if self.opened is None else 'opens'} it"
-        return f"{self.option} opens {count(self.opened)} of it" if self.opened else f"{self.option} is not enough"
-
-
-def count(number: float) -> str:
-    """25557032 -> `25.6 M`."""
-    return _scaled(number, ("", "k", "M", "G", "T"))
-
-
-def size(number: float) -> str:
-    """Bytes: 102145325 -> `102 MB`."""
-    return _scaled(number, ("B", "kB", "MB", "GB", "TB"))
-
-
-def milliseconds(number: float) -> str:
-    """A duration given in milliseconds, in the unit that suits it: `38 us`, `4.2 ms`, `1.3 s`."""
-    if number < 0.995:
-        return f"{_digits(number * 1e3)} us"
-    return f"{_digits(number)} ms" if number < 999.5 else f"{_digits(number / 1e3)} s"
-
-
-def percent(share: float) -> str:
-    """0.4968 -> `49.7 %`."""
-    return f"{100 * share:.1f} %"
-
-
-def plural(number: int, word: str) -> str:
-    """`1 group`, `2 groups`."""
-    return f"{number} {word}" if number == 1 else f"{number} {word}s"
-
-
-def tail(text: str, width: int) -> str:
-    """The end of a text, which is where tensor names differ."""
-    return text if len(text) <= width else "..." + text[len(text) - width + 3 :]
-
-
-def _scaled(number: float, units: Sequence[str]) -> str:
-    power = 0
-    while abs(number) >= 999.5 and power < len(units) - 1:
-        number, power = number / 1000, power + 1
-    digits = f"{number:.0f}" if power == 0 else _digits(number)
-    return f"{digits} {units[power]}".strip()
-
-
-def _digits(number: float) -> str:
-    """Three significant digits, never an exponent."""
-    return f"{number:.{2 if abs(number) < 9.995 else 1 if abs(number) < 99.95 else 0}f}"
-
-
-# What the record says
 
 
 def rows(record: Record) -> list[Row]:
@@ -343,33 +277,6 @@ def largest(record: Record) -> list[Mapping[str, Any]]:
 def title(group: Mapping[str, Any]) -> str:
     """What a person calls a group: the tensor that makes its units, or the node where that has no name of its own."""
     return str(group["node"] if ANONYMOUS.match(group["name"]) and group.get("node") else group["name"])
-
-
-def locks(record: Record) -> list[LockSum]:
-    """What is locked, by operator and reason, largest first; a tensor counts once for each reason."""
-    kinds: dict[tuple[str, str | None], list[Mapping[str, Any]]] = {}
-    for lock in record.get("locked", ()):
-        kinds.setdefault((blocker(lock), lock.get("option")), []).append(lock)
-    sums = []
-    for (what, option), each in kinds.items():
-        nodes = tuple(dict.fromkeys(lock["node"] or lock["value"] for lock in each))
-        tried = any("opened" in lock for lock in each)
-        opened = _elements(lock for lock in each if lock.get("opened")) if tried else None
-        sums.append(LockSum(what, _elements(each), nodes, option, opened))
-    return sorted(sums, key=lambda lock: lock.params, reverse=True)
-
-
-def blocker(lock: Mapping[str, Any]) -> str:
-    """The operator that locks, and why."""
-    op, reason = lock["op"], lock["reason"]
-    return str(reason) if op in reason else f"{op}: {reason}"
-
-
-def _elements(locks: Iterable[Mapping[str, Any]]) -> int:
-    tensors: dict[str, int] = {}
-    for lock in locks:
-        tensors[lock["value"]] = max(tensors.get(lock["value"], 0), lock["params"])
-    return sum(tensors.values())
 
 
 def times(record: Record) -> str:

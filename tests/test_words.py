@@ -2,7 +2,7 @@
 
 import pytest
 
-from onnxprune import words
+from onnxprune import locked, numerals, words
 
 
 @pytest.mark.parametrize(
@@ -18,21 +18,21 @@ from onnxprune import words
     ],
 )
 def test_counts(number: int, text: str) -> None:
-    assert words.count(number) == text
+    assert numerals.count(number) == text
 
 
 def test_sizes_durations_and_shares() -> None:
-    assert words.size(512) == "512 B"
-    assert words.size(102_145_325) == "102 MB"
-    assert [words.milliseconds(n) for n in (0.0385, 4.217, 12.34, 240.0, 1300.0)] == [
+    assert numerals.size(512) == "512 B"
+    assert numerals.size(102_145_325) == "102 MB"
+    assert [numerals.milliseconds(n) for n in (0.0385, 4.217, 12.34, 240.0, 1300.0)] == [
         "38.5 us",
         "4.22 ms",
         "12.3 ms",
         "240 ms",
         "1.30 s",
     ]
-    assert words.percent(0.4968) == "49.7 %"
-    assert words.tail("a.very.long.name", 10) == "...ng.name"
+    assert numerals.percent(0.4968) == "49.7 %"
+    assert numerals.tail("a.very.long.name", 10) == "...ng.name"
 
 
 @pytest.mark.parametrize(
@@ -85,9 +85,9 @@ def test_locks_are_summed_by_operator_and_reason() -> None:
     lock = {"value": "w", "axis": 0, "node": "n1", "op": "Gemm", "reason": "a graph output", "params": 10}
     more = lock | {"value": "v", "params": 5, "node": "n2"}
     locks = [lock, lock | {"axis": 1}, more, lock | {"op": "", "params": 99, "node": ""}]
-    assert words.locks({"locked": locks}) == [
-        words.LockSum("a graph output", 99, ("w",), None),
-        words.LockSum("Gemm: a graph output", 15, ("n1", "n2"), None),
+    assert locked.locks({"locked": locks}) == [
+        locked.LockSum("a graph output", 99, ("w",), None),
+        locked.LockSum("Gemm: a graph output", 15, ("n1", "n2"), None),
     ]
 
 
@@ -103,7 +103,7 @@ def test_locks_are_summed_by_operator_and_reason() -> None:
 def test_what_an_option_opens(opened: tuple[bool | None, ...], text: str) -> None:
     lock = {"axis": 0, "node": "n", "op": "Softmax", "reason": "mixes", "params": 10, "option": "--x"}
     tried = [{} if each is None else {"opened": each} for each in opened]
-    (found,) = words.locks({"locked": [lock | more | {"value": v} for v, more in zip("ab", tried, strict=True)]})
+    (found,) = locked.locks({"locked": [lock | more | {"value": v} for v, more in zip("ab", tried, strict=True)]})
     assert found.hint == text
 
 

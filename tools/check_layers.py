@@ -140,6 +140,8 @@ ROOMS = (
     "analyzing",
     "timetable",
     "placed",
+    "numerals",
+    "locked",
     "words",
     "clocked",
     "explained",

@@ -23,7 +23,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from onnxprune.words import count, milliseconds, percent, size  # noqa: E402
+from onnxprune.numerals import count, milliseconds, percent, size  # noqa: E402
 from tools.bench_accuracy import Bench, Failed, Model, Run, chosen, evaluated, inputs, models  # noqa: E402
 
 RUN = (sys.executable, "-m", "onnxprune", "run")
