@@ -14,16 +14,16 @@ import math
 import os
 import statistics
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice, pairwise
 from typing import TYPE_CHECKING, Any
 
 from onnxprune.batches import batch_shapes, of_batch
+from onnxprune.calls import DEVICES, placement, quiet, runner, timed
 from onnxprune.errors import DataError, ModelError, OptionError
 from onnxprune.feeds import Feed, InputSpec, Shapes, choose_shapes, input_specs, random_feeds, suited
-from onnxprune.runtime import Model, model_name, needs_ort, plain, refused, run, session, to_ort
+from onnxprune.runtime import Model, model_name, plain, run, session
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -32,16 +32,6 @@ PRECISION = 0.02  # half-width of the interval, relative to its value, at which 
 TURN_MS, MAX_BURST = 40.0, 32  # runs are repeated until a turn lasts this long, at most so often
 MAX_FEEDS = 16  # feeds kept in memory; turns go round them
 MIN_TURNS = 6  # fewer give no 95 % interval
-
-# Provider -> where its inputs and outputs live; every other provider takes NumPy arrays from main memory.
-_DEVICES = {
-    "cuda": "cuda",
-    "tensorrt": "cuda",
-    "rocm": "cuda",
-    "migraphx": "cuda",
-    "dml": "dml",
-    "cann": "cann",
-}
 
 
 @dataclass(frozen=True)
@@ -200,7 +190,7 @@ def bench(
     fed = [(s, [suited(feed, input_specs(s)) for feed in kept]) for s in sessions]
     for s, feed in ((s, feed) for s, own in fed for feed in own):
         run(s, feed)  # so that what does not run says so, by name
-    clock = _Clock([[_runner(s, feed, _DEVICES.get(provider)) for feed in own] for s, own in fed], warmup, max_seconds)
+    clock = _Clock([[runner(s, feed, provider) for feed in own] for s, own in fed], warmup, max_seconds)
     started, before = time.perf_counter(), _others_cpu()
     times, converged = clock.measure(runs, min_seconds, max_seconds)
     seconds, after = time.perf_counter() - started, _others_cpu()
@@ -210,7 +200,7 @@ def bench(
         b=results[1] if b is not None else None,
         ratio=_ratio(times) if b is not None else None,
         provider=provider,
-        device=_DEVICES.get(provider, "cpu"),
+        device=DEVICES.get(provider, "cpu"),
         threads=threads,
         cpus=os.cpu_count(),
         others=None if before is None or after is None else max(0.0, after - before) / seconds,
@@ -227,49 +217,6 @@ def bench(
 
 def _assumed(specs: dict[str, InputSpec], shapes: Shapes | None, batch: int | None) -> tuple[str, ...]:
     return (choose_shapes(specs, shapes) if batch is None else batch_shapes(specs, batch, shapes)).assumed
-
-
-def quiet(threads: int | None) -> dict[str, str]:
-    """Entries for sessions that take turns.
-
-    Idle workers stop spinning when a run ends: they would take cores from the other model's turn. Each stays on a core
-    of its own, as ONNX Runtime's do where it chooses their number; the system's choice differs from session to session.
-    """
-    found = {"session.force_spinning_stop": "1", "session.record_ep_graph_assignment_info": "1"}
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    if threads is not None and 1 < threads <= len(cores):
-        found["session.intra_op_thread_affinities"] = ";".join(str(core + 1) for core in cores[1:threads])
-    return found
-
-
-def runner(session: InferenceSession, feed: Mapping[str, Any], provider: str) -> Callable[[], Any]:
-    """A call that runs the model once and returns when the outputs are there; on a GPU, inputs are there before.
-
-    Raises:
-        ModelError: there is no room for inputs and outputs, or the model does not run on them.
-    """
-    return _runner(session, feed, _DEVICES.get(provider))
-
-
-def _runner(session: InferenceSession, feed: Mapping[str, Any], device: str | None) -> Callable[[], Any]:
-    if device is None and not needs_ort(session):
-        return lambda: session.run(None, feed)
-    binding = session.io_binding()
-
-    def bound() -> None:
-        session.run_with_iobinding(binding)
-        binding.synchronize_outputs()
-
-    try:
-        for name, value in feed.items():
-            binding.bind_ortvalue_input(name, to_ort(value, device or "cpu"))
-        binding.synchronize_inputs()
-        for output in session.get_outputs():
-            binding.bind_output(output.name, device or "cpu")
-        bound()
-    except Exception as error:  # ONNX Runtime's errors have no common base
-        raise refused(session, feed, error) from error
-    return bound
 
 
 class _Clock:
@@ -320,13 +267,6 @@ def steady(call: Callable[[], Any], burst: int) -> float:
     return statistics.median([timed(call) for _ in range(first + burst)][first:])
 
 
-def timed(call: Callable[[], Any]) -> float:
-    """Milliseconds of a call."""
-    start = time.perf_counter()
-    call()
-    return (time.perf_counter() - start) * 1e3
-
-
 def _others_cpu() -> float | None:
     """Processor seconds that everything but this process has used since the machine started (Linux)."""
     try:
@@ -355,15 +295,3 @@ def _latency(model: Model, times: Sequence[float], session: InferenceSession) ->
     nodes, wanted = placement(session), session.get_providers()[0]
     elsewhere = sum(number for name, number in nodes.items() if name != wanted) if nodes else None
     return Latency(model_name(model), median_interval(times), q1, q3, min(times), nodes, elsewhere)
-
-
-def placement(session: InferenceSession) -> dict[str, int]:
-    """Provider -> number of nodes placed on it, before fusion; empty where ONNX Runtime does not tell."""
-    try:
-        parts = session.get_provider_graph_assignment_info()
-    except (AttributeError, RuntimeError):  # older than 1.24, or a session that did not record it
-        return {}
-    counts: Counter[str] = Counter()
-    for part in parts:
-        counts[part.ep_name] += len(part.get_nodes())
-    return dict(counts)

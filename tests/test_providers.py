@@ -11,7 +11,8 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from onnxprune import prune, timing
+from onnxprune import calls, prune, timing
+from onnxprune.calls import bound, runner
 from onnxprune.coupling import couple
 from onnxprune.errors import ModelError, ProviderError
 from onnxprune.feeds import random_feeds
@@ -21,7 +22,7 @@ from onnxprune.latency.networks import table_of
 from onnxprune.placed import fallback
 from onnxprune.runtime import PROVIDERS, refused, run, session
 from onnxprune.testing import Builder, close
-from onnxprune.timing import bench, runner
+from onnxprune.timing import bench
 from onnxprune.validate import Checks
 from onnxprune.words import conditions
 
@@ -120,7 +121,7 @@ def test_a_measurement_counts_them(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_size_of_input_is_run_before_the_clock_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[object] = []
-    measured = timing.timed
+    measured = calls.timed
 
     def note(ready: Any, feed: Any) -> Any:
         order.append(len(feed["x"]))
@@ -154,7 +155,7 @@ def test_a_batch_that_does_not_fit_in_memory() -> None:
     with pytest.raises(ModelError, match=said):
         bench(greedy(), feeds=[feed])
     with pytest.raises(ModelError, match=said):
-        timing._runner(ready, feed, "cpu")
+        bound(ready, feed, "cpu")
 
 
 @pytest.mark.parametrize(
@@ -209,6 +210,6 @@ def test_openvino_leaves_what_it_cannot_do_to_the_cpu() -> None:
     nodes = [helper.make_node("Sigmoid", ["x"], ["p"]), helper.make_node("Bernoulli", ["p"], ["y"], seed=1.0)]
     graph = helper.make_graph(nodes, "chance", [x], [y])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    ready = session(model, "openvino", 1, config=timing.quiet(1))
-    assert timing.placement(ready)[CPU] >= 1
+    ready = session(model, "openvino", 1, config=calls.quiet(1))
+    assert calls.placement(ready)[CPU] >= 1
     assert runner(ready, random_feeds(model)[0], "openvino")()[0].shape == (1, 8)

@@ -17,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import onnxprune.timing as latency
 from onnxprune import errors, runtime
+from onnxprune.calls import bound
 from onnxprune.errors import (
     DataError,
     GateError,
@@ -386,7 +387,7 @@ def fake_clock(monkeypatch: pytest.MonkeyPatch, times: dict[str, float], noise: 
         order.append(call)
         return float(times[call] * rng.lognormal(0, noise))
 
-    monkeypatch.setattr(latency, "_runner", runner)
+    monkeypatch.setattr(latency, "runner", runner)
     monkeypatch.setattr(latency, "timed", timed)
     return order
 
@@ -477,8 +478,8 @@ def test_one_real_model_on_feeds(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("kind", "device"), [(TensorProto.FLOAT, "cpu"), (TensorProto.BFLOAT16, None)])
 def test_bound_inputs_and_outputs(kind: int, device: str | None) -> None:
     made = session(unary("Identity", kind))
-    call = latency._runner(made, random_feeds(made)[0], device)
-    assert call.__name__ == "bound"
+    call = bound(made, random_feeds(made)[0], device)
+    assert call.__name__ == "call"
     call()
 
 

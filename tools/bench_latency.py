@@ -33,10 +33,10 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from onnxprune.calls import quiet, runner  # noqa: E402
 from onnxprune.errors import OnnxPruneError  # noqa: E402
 from onnxprune.feeds import random_feeds  # noqa: E402
 from onnxprune.runtime import run, session  # noqa: E402
-from onnxprune.timing import quiet, runner  # noqa: E402
 from tools import latency_ways  # noqa: E402
 from tools.bench_accuracy import Bench, Failed, chosen  # noqa: E402
 from tools.latency_ways import ALLOCATIONS, PEERS, WAYS, Job, Row  # noqa: E402

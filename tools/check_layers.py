@@ -26,6 +26,7 @@ ROOMS = (
     "runtime",
     "parity",
     "fidelity",
+    "calls",
     "timing",
     "metric",
     "uses",

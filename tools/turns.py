@@ -11,7 +11,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from onnxprune.timing import MIN_TURNS, PRECISION, Interval, burst_of, median_interval, steady, timed
+from onnxprune.calls import timed
+from onnxprune.timing import MIN_TURNS, PRECISION, Interval, burst_of, median_interval, steady
 
 Times = list[list[float]]  # milliseconds by model and round
 LEAST = 20  # rounds, where there is time for them

@@ -14,9 +14,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from onnxprune.calls import runner, timed
 from onnxprune.errors import OnnxPruneError, OptionError
 from onnxprune.latency import shelf
-from onnxprune.timing import runner, timed
 
 # Widths that are a multiple of this use the tensor cores of CUDA devices with 16-bit and TF32 data alike.
 GPU_BLOCK = 8

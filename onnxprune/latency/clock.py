@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
+from onnxprune.calls import quiet, runner, timed
 from onnxprune.feeds import Feed
 from onnxprune.runtime import run, session
-from onnxprune.timing import quiet, runner, timed
 
 # Providers whose kernels are done when the profile says so; on others it tells when they were launched.
 PER_NODE = frozenset({"cpu", "dnnl", "xnnpack", "acl"})

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, TensorProto
 
+from onnxprune.calls import quiet, runner, timed
 from onnxprune.cost import Counts
 from onnxprune.errors import TargetError
 from onnxprune.feeds import Feed
@@ -39,7 +40,7 @@ from onnxprune.runtime import run, session
 from onnxprune.shapes import without_weights
 from onnxprune.surgery import cut
 from onnxprune.tensors import FLOATS
-from onnxprune.timing import burst_of, quiet, runner, steady, timed
+from onnxprune.timing import burst_of, steady
 
 NETWORKS, CHECKS = 24, 6  # of random widths: to fit, and to compare the fit with
 LEAST = 10  # networks that are fitted to, however long it takes
