@@ -47,7 +47,7 @@ def runner(session: InferenceSession, feed: Mapping[str, Any], provider: str) ->
 
 
 def bound(session: InferenceSession, feed: Mapping[str, Any], device: str | None) -> Callable[[], Any]:
-    """As `runner`, with inputs and outputs on a device; None: in main memory, as ONNX Runtime takes them."""
+    """As `runner`, with inputs and outputs bound on a device; None: handed over with each run, from main memory."""
     if device is None and not needs_ort(session):
         return lambda: session.run(None, feed)
     binding = session.io_binding()

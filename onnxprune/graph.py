@@ -28,6 +28,7 @@ from onnxprune.tensors import read_tensor, tensors_of
 # Arrays up to this many elements are kept once read: shape constants, biases, quantisation scales.
 SMALL = 4096
 PROTOBUF_LIMIT = 2**31 - 1
+Stamp = tuple[int, int, int] | None  # node, bytes and time of the last change of a file; None: it is not there
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +71,7 @@ class Graph:
     inlined: tuple[str, ...] = ()  # the local functions that were written out where they were called
     called: str = ""  # in messages; "": by its path
     owned: object = None  # what its file needs to stay there
+    stamps: Mapping[Path, Stamp] = field(default_factory=dict)  # of its files, by absolute paths
     _small: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict, repr=False)
 
     @property
@@ -175,6 +177,7 @@ def load(
     if isinstance(model, Graph):
         raise TypeError("load() takes a path or a ModelProto")
     path = None if isinstance(model, ModelProto) else Path(model)
+    own = {} if path is None else {path.absolute(): _stamp(path)}  # before it is read
     proto = model if isinstance(model, ModelProto) else read_model(Path(model))
     name = called or (str(path) if path else "the model")
     check(proto, path, name)
@@ -187,7 +190,7 @@ def load(
     constants |= {n: TensorProto(name=n, data_type=v.data_type, dims=dims) for n, (v, dims) in filled.items()}
     nodes = [_node(i, n) for i, n in enumerate(proto.graph.node)]
     shell = shell_of(proto, shapes or {}, name)
-    return Graph(
+    graph = Graph(
         proto=proto,
         shell=shell,
         path=path,
@@ -201,6 +204,8 @@ def load(
         folded=weights,
         filled={n: v for n, (v, _) in filled.items()},
     )
+    graph.stamps = {file.absolute(): _stamp(file) for file in data_files(graph)} | own
+    return graph
 
 
 def is_external(graph: Graph) -> bool:
@@ -220,10 +225,17 @@ def file_bytes(graph: Graph) -> int:
     return sum(p.stat().st_size for p in {graph.path, *data_files(graph)})
 
 
-def stamps(graph: Graph) -> dict[Path, tuple[int, int] | None]:
-    """Size and time of the last change of the files that weights are read from as they are needed; None: it is gone."""
-    files = {graph.path, *data_files(graph)} if is_external(graph) else set()
-    return {p: (p.stat().st_size, p.stat().st_mtime_ns) if p.exists() else None for p in files if p}
+def changed(graph: Graph) -> Path | None:
+    """A file of a model that is no longer as it was when the model was loaded; weights may be read from it later."""
+    return next((path for path, stamp in graph.stamps.items() if _stamp(path) != stamp), None)
+
+
+def _stamp(path: Path) -> Stamp:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def data_files(graph: Graph) -> set[Path]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -111,36 +111,32 @@ class Pipeline:
         )
         with context.stage("load"):
             original = context.once("original", lambda: graphs.load(model, shapes))
-            context.once("stamps", lambda: graphs.stamps(original))
             if out is not None:
                 writing.check_output(original, out)
         # An inner value's shape is for the analysis of this model: it is not fed, and a pass may change it.
         context = replace(context, shapes={n: s for n, s in context.shapes.items() if n in original.inputs})
         if context.batch is not None:
             batch_shapes(input_specs(original.proto), context.batch, context.shapes)  # what it lacks is said at once
-        if data is not None:
-            context = replace(context, data=context.once("data", lambda: feeds_of(data, original, context)))
-        record: Record = {"version": 1, "model": original.name, "provider": provider, "threads": threads}
-        record |= prepared(original)
-        if context.data is not None:
-            samples = context.data.samples
-            with context.stage("data"):
-                alike = context.once("likeness", lambda: likeness(original, samples(), Engine(provider, threads)))
-                record["warnings"] = list(alike)
-        _measure(measured, "before", original, original.path or original.proto, context, record)
-        streams = graphs.is_external(original) and (out is not None or graphs.is_big(original))
-        workspace = writing.workspace(out) if streams else nullcontext()
-        # Threads of BLAS wait for each other actively: on busy processors that takes ten times as long as one.
-        with threadpool_limits(1), workspace as folder:
-            if folder is not None:
-                context = replace(context, file=folder / Path(out or "model.onnx").name)
-            try:
+        with _unchanged(original):
+            if data is not None:
+                context = replace(context, data=context.once("data", lambda: feeds_of(data, original, context)))
+            record: Record = {"version": 1, "model": original.name, "provider": provider, "threads": threads}
+            record |= prepared(original)
+            if context.data is not None:
+                samples = context.data.samples
+                with context.stage("data"):
+                    alike = context.once("likeness", lambda: likeness(original, samples(), Engine(provider, threads)))
+                    record["warnings"] = list(alike)
+            _measure(measured, "before", original, original.path or original.proto, context, record)
+            streams = graphs.is_external(original) and (out is not None or graphs.is_big(original))
+            workspace = writing.workspace(out) if streams else nullcontext()
+            # Threads of BLAS wait for each other actively: on busy processors that takes ten times as long as one.
+            with threadpool_limits(1), workspace as folder:
+                if folder is not None:
+                    context = replace(context, file=folder / Path(out or "model.onnx").name)
                 made, plan = self._run(original, out, checks, measured, context, record)
-            except Exception:
-                _check_unchanged(original, context)  # then whatever came of it is of no interest
-                raise
-            record["seconds"] = dict(context.seconds)
-            return Result(writing.whole(made) if isinstance(made, Path) and out is None else made, plan, record)
+                record["seconds"] = dict(context.seconds)
+                return Result(writing.whole(made) if isinstance(made, Path) and out is None else made, plan, record)
 
     def _run(
         self,
@@ -196,16 +192,23 @@ class Pipeline:
                 record["seconds"] = dict(context.seconds)
                 if failure := failed_gate(record, checks):
                     raise GateError(f"{original.name}: {failure}", record)
-            _check_unchanged(original, context)
+            _refuse_changed(original)
         return (Path(out) if isinstance(outcome.model, Path) and out is not None else outcome.model), plan
 
 
-def _check_unchanged(original: Graph, context: Context) -> None:
-    """Refuse a result that may be of two models."""
-    now = graphs.stamps(original)
-    for path, stamp in context.once("stamps", lambda: now).items():
-        if now.get(path) != stamp:
-            raise ModelError(f"{path}: was changed while weights were read from it; leave it as it is, and run again")
+@contextmanager
+def _unchanged(original: Graph) -> Iterator[None]:
+    """Where a file of the model was changed meanwhile, say that in place of whatever came of it."""
+    try:
+        yield
+    except Exception:
+        _refuse_changed(original)
+        raise
+
+
+def _refuse_changed(original: Graph) -> None:
+    if path := graphs.changed(original):
+        raise ModelError(f"{path}: was changed while the model was in use; leave it as it is, and run again")
 
 
 def described(step: Pass) -> Record:

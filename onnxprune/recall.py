@@ -16,7 +16,7 @@ import numpy as np
 from onnxprune.cache import fetch, folder, keep, key_of
 from onnxprune.calibrate import Statistics, calibrate
 from onnxprune.feeds import Array, Feed
-from onnxprune.graph import Graph
+from onnxprune.graph import Graph, changed
 from onnxprune.histogram import Histogram
 from onnxprune.instrument import Probe, Want, instrumented, probes_of
 from onnxprune.parts import Engine
@@ -45,7 +45,8 @@ def recall(
         with suppress(TypeError, ValueError):  # another file under this name
             return {p.dim: _unpacked(kept, p) for p in probes}
     found = calibrate(graph, batches, wanted, engine, samples, seed)
-    keep(key, {name: array for p in probes for name, array in _packed(found[p.dim], p)})
+    if changed(graph) is None:  # else what was found may be of another model than the key
+        keep(key, {name: array for p in probes for name, array in _packed(found[p.dim], p)})
     return found
 
 

@@ -182,6 +182,23 @@ def test_weights_in_another_file(runs: list[int], tmp_path: Path) -> None:
     assert len(runs) == 2
 
 
+def test_weights_that_are_replaced_meanwhile(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What came out is of no model; the next run of the first finds nothing."""
+    path, kept = tmp_path / "net.onnx", tmp_path / "kept"
+    onnx.save_model(network(), path, save_as_external_data=True, size_threshold=0, location="data")
+    other = network()
+    other_weights(other)
+
+    def replaced(*args: Any, **options: Any) -> dict[Dim, Statistics]:
+        (tmp_path / "data").rename(kept)
+        onnx.save_model(other, tmp_path / "other.onnx", save_as_external_data=True, size_threshold=0, location="data")
+        return calibrate(*args, **options)
+
+    monkeypatch.setattr(module, "calibrate", replaced)
+    recall(load(path), batches(), WANTED, ENGINE)
+    assert not home.exists() or not list(home.iterdir())
+
+
 def test_text_and_numbers_as_inputs() -> None:
     """Whatever a feed holds counts."""
     base = {"t": np.array([["a", "b"]], object), "n": np.zeros((), np.float16)}

@@ -54,7 +54,9 @@ def average_precision(truth: Sequence[np.ndarray], found: Sequence[Found], kind:
 
 
 def mean_average_precision(truth: Sequence[Found], found: Sequence[Found], least: int = 10) -> float:
-    """Mean over the classes of which the images have at least so many boxes."""
+    """Mean over the classes of which the images have at least so many boxes; there has to be one."""
     kinds, counts = np.unique(np.concatenate([each.classes for each in truth]), return_counts=True)
     of = [(kind, [each.boxes[each.classes == kind] for each in truth]) for kind in kinds[counts >= least]]
+    if not of or len(truth) != len(found):
+        raise ValueError(f"{len(truth)} images with {len(of)} classes to find, answers for {len(found)}")
     return float(np.mean([average_precision(boxes, found, kind) for kind, boxes in of]))

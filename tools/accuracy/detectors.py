@@ -134,7 +134,7 @@ def _table(draw, paper, rng, box, font, images) -> int:
     draw.line((left, bottom, right, bottom), fill=(60, 60, 60))
     if rng.random() < 0.5:
         for column in range(columns + 1):
-            x = min(left + column * step, right)
+            x = left + column * step
             draw.line((x, top, x, bottom), fill=(60, 60, 60))
     return right
 

