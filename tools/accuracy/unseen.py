@@ -115,8 +115,8 @@ def minilm(path: Path) -> None:
 
     with zipfile.ZipFile(HOME / "minilm.zip") as archive:
         net = Encoder(safetensors(archive.read("model.safetensors"))).eval()
-    ids = torch.ones(2, 16, dtype=torch.int64)
-    export(net, (ids, ids, 0 * ids), ["input_ids", "attention_mask", "token_type_ids"], path, ["batch", "tokens"])
+    example = tuple(torch.ones(2, 16, dtype=torch.int64) for _ in TOKENS)  # one tensor thrice would be one input
+    export(net, example, [*TOKENS], path, ["batch", "tokens"])
 
 
 def safetensors(content: bytes) -> dict[str, Any]:
