@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune.affine import Axis, affine_of
 from onnxprune.consumers import Consumer
 from onnxprune.graph import Graph, Node
 
@@ -14,7 +15,7 @@ Array = NDArray[Any]
 Floats = NDArray[np.float64]
 Index = NDArray[np.intp]
 
-FAINT = 1e-3  # of the largest factor of a BatchNormalization: channels that it makes so faint make up for nothing
+FAINT = 1e-3  # of the largest factor of a scale: channels that it makes so faint make up for nothing
 
 
 class Branch(NamedTuple):
@@ -32,32 +33,39 @@ class Branch(NamedTuple):
 def branch_of(a: Consumer, b: Consumer) -> Branch | None:
     """The other branch, if a result is only added to one, and that is computed before it in both models.
 
-    BatchNormalization may lie between.
+    Scales and shifts of channels may lie between: biases, BatchNormalization, layer scales.
 
     Args:
         a, b: what the result is of, in the original and in the cut model.
     """
-    graph, share = a.coupling.graph, None
-    name, reader = a.y.value, _sole_reader(graph, a.y.value)
-    if reader is not None and reader.op == "BatchNormalization" and not reader.domain and a.y.axis == 1:
-        if any(n not in graph.constants for n in reader.inputs[1:]):
-            return None
-        gamma, _, _, variance = (graph.array(n).astype(np.float64) for n in reader.inputs[1:])
-        factor = gamma / np.sqrt(variance + float(reader.attrs.get("epsilon", 1e-5)))
-        seen = np.abs(factor) > FAINT * np.abs(factor).max(initial=0.0)
-        share = np.divide(1.0, factor, out=np.zeros_like(factor), where=seen)
-        name = reader.outputs[0]
-        reader = _sole_reader(graph, name)
+    graph, name, shape = a.coupling.graph, a.y.value, a.coupling.graph.shapes.get(a.y.value)
+    if not shape:
+        return None
+    axis, factor = Axis(len(shape), a.y.axis - len(shape), a.coupling.size(a.y)), np.ones(1)
+    while (reader := _sole_reader(graph, name)) is not None:
+        found = affine_of(graph, reader, axis)
+        if found is None or found[0] != name or graph.shapes.get(reader.outputs[0]) != shape:
+            break
+        name, factor = reader.outputs[0], factor * found[1].scale
     if reader is None or reader.op != "Add" or reader.domain:
         return None
     other = reader.inputs[1 - reader.inputs.index(name)]
-    if other in graph.fixed or graph.shapes.get(other) != graph.shapes.get(a.y.value):
+    if other in graph.fixed or graph.shapes.get(other) != shape:
         return None
     late = any(
         (maker := model.producer.get(other)) is not None and maker.index > node.index
         for model, node in ((graph, a.node), (b.coupling.graph, b.node))
     )
-    return None if late else Branch(other, share)
+    return None if late else Branch(other, _share(factor, axis.size))
+
+
+def _share(factor: Floats, size: int) -> Floats | None:
+    """[channels]: what a sum's units are worth in those of the result that is scaled by a factor; None: the same."""
+    if (factor == 1).all():
+        return None
+    factor = np.broadcast_to(factor, size)
+    seen = np.abs(factor) > FAINT * np.abs(factor).max(initial=0.0)
+    return np.divide(1.0, factor, out=np.zeros(size), where=seen)
 
 
 def _sole_reader(graph: Graph, value: str) -> Node | None:
