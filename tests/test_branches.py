@@ -32,8 +32,8 @@ def test_the_other_branch_is_made_up_for(between: str) -> None:
         gamma, mean = b.const(np.full(4, constant, np.float32)), b.const(np.zeros(4, np.float32))
         y = b.op(op, y, gamma, mean, mean, b.const(np.ones(4, np.float32)), epsilon=0.0)
     elif constant is not None:
-        value = np.float32(constant)
-        y = b.op(op, y, b.const(value.reshape(1, -1, 1, 1) if value.ndim == 1 else value))
+        operand = np.asarray(constant, np.float32)
+        y = b.op(op, y, b.const(operand.reshape(1, -1, 1, 1) if operand.ndim == 1 else operand))
     graph = load(b.model(b.conv(b.op("Add", x, y), 3, name="head")))
     coupling = couple(graph)
     conv = next(c for c in consumers(coupling) if c.constant == "conv")
