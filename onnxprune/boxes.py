@@ -93,8 +93,17 @@ def find_boxes(names: Sequence[str], reference: Sequence[Outputs], asked: bool) 
         shape = reference[0][name].shape
         if len(shape) == 3 and max(shape[1:]) >= ANCHORS and min(shape[1:]) * 2 <= max(shape[1:]):
             by_anchors.setdefault((max(shape[1:]), shape[2] < shape[1]), []).append(name)
-    found = [_read(tuple(names), last, reference, asked) for (_, last), names in by_anchors.items()]
+    steady = [(tuple(names), last) for (_, last), names in by_anchors.items() if _steady(names, last, reference)]
+    found = [_read(names, last, reference, asked) for names, last in steady]
     return tuple(boxes for boxes in found if boxes is not None)
+
+
+def _steady(names: Sequence[str], last: bool, reference: Sequence[Outputs]) -> bool:
+    """Whether values have the same features in every batch, and then as many anchors as each other."""
+    anchors, features = (1, 2) if last else (2, 1)
+    widths = [[r[n].shape[features] for n in names] for r in reference]
+    counts = [{r[n].shape[anchors] for n in names} for r in reference]
+    return all(each == widths[0] for each in widths) and all(len(each) == 1 for each in counts)
 
 
 def _read(names: tuple[str, ...], last: bool, reference: Sequence[Outputs], asked: bool) -> Boxes | None:

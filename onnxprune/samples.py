@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.cluster.hierarchy import fcluster, linkage
 
 from onnxprune.errors import DataError
-from onnxprune.feeds import Feed, InputSpec, batched, rows
+from onnxprune.feeds import Array, Feed, InputSpec, batched, rows
 
 MOST, ROOM = 2048, 1 << 30  # samples that are used, and their bytes; of more, some are passed over, evenly
 FOLDS = 4  # that take turns to choose
@@ -92,7 +92,8 @@ class Samples:
     def _batches(self, which: Iterable[int]) -> tuple[Feed, ...]:
         largest = max(v.size // rows(feed) for feed in self.feeds[:1] for v in feed.values())
         size = min(BATCH, max(1, ELEMENTS // max(largest, 1)))
-        return tuple(batched((self.feeds[i] for i in which), self.inputs, size))
+        feeds = sorted((self.feeds[i] for i in which), key=_sizes)  # those of a size, which can be joined
+        return tuple(batched(feeds, self.inputs, size))
 
 
 def split(
@@ -167,7 +168,7 @@ def check(feeds: Sequence[Feed], seen: int, name: str) -> None:
             "leave --data out where it is not needed"
         )
     first = {n: value[:1] for n, value in feeds[0].items()}
-    if all(np.array_equal(value, np.broadcast_to(first[n], value.shape)) for f in feeds for n, value in f.items()):
+    if all(_repeats(value, first[n]) for f in feeds for n, value in f.items()):
         raise DataError(f"{name}: all samples in --data are the same; give inputs such as the model will meet")
 
 
@@ -190,6 +191,15 @@ def thinned(feeds: Iterable[Feed], most: int = MOST, room: int = ROOM) -> tuple[
             kept, every = kept[::2], every * 2
             held = sum(map(_bytes, kept))
     return kept, seen
+
+
+def _sizes(feed: Feed) -> list[tuple[int, ...]]:
+    return [value.shape for value in feed.values()]
+
+
+def _repeats(value: Array, sample: Array) -> bool:
+    """Whether all samples of a value are this one."""
+    return value.shape[1:] == sample.shape[1:] and bool((value == sample).all())
 
 
 def _bytes(feed: Feed) -> int:

@@ -109,3 +109,13 @@ def test_features_of_tokens_are_no_boxes(rng: np.random.Generator) -> None:
     outputs = rng.standard_normal((2, 200, 64))
     outputs[..., 5] = rng.uniform(0, 1, (2, 200))
     assert find_boxes(["y"], [{"y": outputs}], asked=False) == ()
+
+
+def test_what_has_other_features_in_another_batch_is_no_box(rng: np.random.Generator) -> None:
+    """Vectors of 384 features for a few tokens look like the features of 384 anchors, until a sentence is longer."""
+    tokens = [{"y": rng.uniform(0, 1, (2, count, 384))} for count in (12, 14)]
+    assert find_boxes(["y"], tokens, True) == ()
+    anchors = [{"y": detections(rng)[:, :count]} for count in (200, 150)]
+    assert [boxes.names for boxes in find_boxes(["y"], anchors, False)] == [("y",)]
+    apart = [{"a": m["y"][..., :4], "b": m["y"][:, : 150 if n else None, 4:]} for n, m in enumerate([anchors[0]] * 2)]
+    assert find_boxes(["a", "b"], apart, True) == ()

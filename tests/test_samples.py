@@ -51,6 +51,14 @@ def test_samples_that_are_alike_stay_together() -> None:
     assert sum(map(len, kinds)) == len(set.union(*kinds)) == 15
 
 
+def test_samples_of_a_size_are_fed_together() -> None:
+    sizes = [3, 2, 5] * 8
+    mixed: list[Feed] = [{"x": np.full((1, size), n, np.float32)} for n, size in enumerate(sizes)]
+    found = split(mixed, {"x": InputSpec(np.dtype(np.float32), ("N", "T"))}, np.arange(24), 24)
+    assert [feed["x"].shape[1] for feed in found.last.fit] == [2, 3, 5]
+    assert numbers(found.last.fit) | numbers(found.last.choose) | set(found.spare) == set(range(24))
+
+
 @pytest.mark.parametrize("kinds", [1, 2])
 @pytest.mark.parametrize("count", [5, 32])
 def test_no_part_is_empty_where_all_are_alike(kinds: int, count: int) -> None:
@@ -112,5 +120,6 @@ def test_batches_of_a_fixed_size_that_are_too_few() -> None:
 def test_rows_of_a_batch_are_compared() -> None:
     varied = {"x": np.arange(16, dtype=np.float32).reshape(8, 2)}
     check([varied] * 3, 24, "net.onnx")  # equal batches of different samples
+    check([{"x": np.ones((1, 2 + n % 3), np.float32)} for n in range(24)], 24, "net.onnx")  # only their sizes differ
     with pytest.raises(DataError, match="are the same"):
         check([{"x": np.ones((8, 2), np.float32)}] * 3, 24, "net.onnx")
