@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,30 +23,49 @@ MIXED = 8  # features that are no scores, in an output that holds both; more are
 CORNERS, CENTRE, CODED = "corners", "centre", "coded"
 
 
+class Part(NamedTuple):
+    """A value with something for every anchor.
+
+    Attributes:
+        name: of the value.
+        axis: of its features: [samples, anchors, features], or 1 where anchors come last; None: [samples, anchors].
+    """
+
+    name: str
+    axis: int | None
+
+    def laid(self, outputs: Outputs) -> NDArray[Any]:
+        """[samples, anchors, features]."""
+        value = outputs[self.name]
+        return value[..., None] if self.axis is None else np.moveaxis(value, self.axis, 2)
+
+
 @dataclass(frozen=True, eq=False)
 class Boxes:
     """Scores and boxes of the same anchors.
 
     Attributes:
-        names: the values that they are in, one or more, each [samples, anchors, features] (`last`) or
-            [samples, features, anchors].
-        last: whether features come last.
+        parts: the values that they are in, one or more.
         scores: which of all features are scores; the others are boxes.
         layout: how the others are to be read.
         spread: [other features], their variance where something is detected; for boxes that cannot be read.
     """
 
-    names: tuple[str, ...]
-    last: bool
+    parts: tuple[Part, ...]
     scores: NDArray[np.bool_]
     layout: str
     spread: Floats
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the values."""
+        return tuple(part.name for part in self.parts)
+
     def off(self, mine: Outputs, other: Outputs) -> Floats:
         """Sums over anchors: squared error of scores, squares of scores; error of boxes by weight, weight."""
-        a, b = (joined(outputs, self.names, self.last) for outputs in (mine, other))
-        if a.shape != b.shape:
+        if any(mine[name].shape != other[name].shape for name in self.names):
             return np.array([np.inf, 1.0, np.inf, 1.0])
+        a, b = (joined(outputs, self.parts) for outputs in (mine, other))
         sure = np.maximum(a[..., self.scores], 0.0)
         weight = np.square(sure.max(axis=-1))
         wrong = np.square(a[..., self.scores] - b[..., self.scores]).sum()
@@ -74,10 +93,9 @@ def _corners(boxes: Floats, layout: str) -> tuple[Floats, Floats]:
     return (first, second) if layout == CORNERS else (first - second / 2, first + second / 2)
 
 
-def joined(outputs: Outputs, names: Sequence[str], last: bool) -> Floats:
+def joined(outputs: Outputs, parts: Sequence[Part]) -> Floats:
     """[samples, anchors, features] of all values."""
-    parts = [outputs[n] if last else np.moveaxis(outputs[n], 1, 2) for n in names]
-    return np.concatenate(parts, axis=2).astype(np.float64)
+    return np.concatenate([part.laid(outputs) for part in parts], axis=2).astype(np.float64)
 
 
 def find_boxes(names: Sequence[str], reference: Sequence[Outputs], asked: bool) -> tuple[Boxes, ...]:
@@ -88,45 +106,47 @@ def find_boxes(names: Sequence[str], reference: Sequence[Outputs], asked: bool) 
         reference: what the original gives for each batch.
         asked: the user says that there are boxes.
     """
-    by_anchors: dict[tuple[int, bool], list[str]] = {}
+    by_anchors: dict[int, list[Part]] = {}
     for name in names:
         shape = reference[0][name].shape
         if len(shape) == 3 and max(shape[1:]) >= ANCHORS and min(shape[1:]) * 2 <= max(shape[1:]):
-            by_anchors.setdefault((max(shape[1:]), shape[2] < shape[1]), []).append(name)
-    steady = [(tuple(names), last) for (_, last), names in by_anchors.items() if _steady(names, last, reference)]
-    found = [_read(names, last, reference, asked) for names, last in steady]
-    return tuple(boxes for boxes in found if boxes is not None)
+            by_anchors.setdefault(max(shape[1:]), []).append(Part(name, 2 if shape[2] < shape[1] else 1))
+        elif len(shape) == 2 and shape[1] >= ANCHORS:
+            by_anchors.setdefault(shape[1], []).append(Part(name, None))
+    found = []
+    for parts in by_anchors.values():
+        ways = (parts, [part for part in parts if part.axis is not None])
+        read = (_read(way, reference, asked) for way in ways if way and _steady(way, reference))
+        found += [boxes for boxes in read if boxes is not None][:1]
+    return tuple(found)
 
 
-def _steady(names: Sequence[str], last: bool, reference: Sequence[Outputs]) -> bool:
+def _steady(parts: Sequence[Part], reference: Sequence[Outputs]) -> bool:
     """Whether values have the same features in every batch, and then as many anchors as each other."""
-    anchors, features = (1, 2) if last else (2, 1)
-    widths = [[r[n].shape[features] for n in names] for r in reference]
-    counts = [{r[n].shape[anchors] for n in names} for r in reference]
-    return all(each == widths[0] for each in widths) and all(len(each) == 1 for each in counts)
+    shapes = [[part.laid(outputs).shape for part in parts] for outputs in reference]
+    widths = [[width for _, _, width in each] for each in shapes]
+    return all(each == widths[0] for each in widths) and all(len({n for _, n, _ in each}) == 1 for each in shapes)
 
 
-def _read(names: tuple[str, ...], last: bool, reference: Sequence[Outputs], asked: bool) -> Boxes | None:
+def _read(parts: Sequence[Part], reference: Sequence[Outputs], asked: bool) -> Boxes | None:
     """What the features of some anchors are; None where there are no scores, or no boxes."""
-    flat = np.concatenate([joined(r, names, last).reshape(-1, _features(r, names, last)) for r in reference])
+    whole = [joined(outputs, parts) for outputs in reference]
+    flat = np.concatenate([each.reshape(-1, each.shape[2]) for each in whole])
     scores = (flat.min(axis=0) >= -1e-6) & (flat.max(axis=0) <= 1 + 1e-6)
-    widths = [reference[0][n].shape[2 if last else 1] for n in names]
-    owner = np.repeat(np.arange(len(names)), widths)
-    if scores.all() and 4 in widths and len(names) > 1:  # boxes as fractions of the picture
+    widths = [part.laid(reference[0]).shape[2] for part in parts]
+    owner = np.repeat(np.arange(len(parts)), widths)
+    if scores.all() and 4 in widths and len(parts) > 1:  # boxes as fractions of the picture
         scores[owner == widths.index(4)] = False
     mixed = any(0 < scores[owner == n].sum() < width for n, width in enumerate(widths))
+    single = any(part.axis is None for part in parts)  # any vector is as long as something
     others = int((~scores).sum())
-    if not scores.any() or others < 4 or (mixed and others > MIXED and not asked):
+    if not scores.any() or others < 4 or (mixed and others > MIXED and not asked) or (single and others != 4):
         return None
     weight = np.square(np.maximum(flat[:, scores], 0.0).max(axis=1))
     boxes = flat[:, ~scores]
     total = max(float(weight.sum()), np.finfo(float).tiny)
     spread = weight @ np.square(boxes - weight @ boxes / total) / total
-    return Boxes(names, last, scores, _layout(boxes, weight), np.where(spread > 0, spread, 1.0))
-
-
-def _features(outputs: Outputs, names: Sequence[str], last: bool) -> int:
-    return sum(outputs[n].shape[2 if last else 1] for n in names)
+    return Boxes(tuple(parts), scores, _layout(boxes, weight), np.where(spread > 0, spread, 1.0))
 
 
 def _layout(boxes: Floats, weight: Floats) -> str:

@@ -4,6 +4,7 @@ What is compared is chosen from the graph and from the values that the original 
 
 - logits: in front of a Softmax or an ArgMax, less their mean over the classes (a saturated softmax shows nothing);
 - boxes: [samples, anchors, features] with scores and boxes; an anchor counts as much as its score says (see `boxes`);
+  where some are picked, those that they are picked from (see `picks`);
 - vectors: a few numbers a sample (embeddings, logits that no Softmax shows), less the mean of each feature;
 - values: everything else (maps of probabilities, regressions), less the mean of each feature.
 
@@ -27,6 +28,7 @@ from onnxprune.feeds import Array, Feed
 from onnxprune.graph import Graph, Node
 from onnxprune.parts import Engine, Walk
 from onnxprune.patch import NOTHING, Patch
+from onnxprune.picks import in_front, picked
 
 Floats = NDArray[np.float64]
 Outputs = Mapping[str, Array]
@@ -36,8 +38,7 @@ FEW = 4  # samples, whose mean says something
 SIZE = 0.1  # of vectors: what a size that is off by a factor of e counts
 FEATURES = 3  # of a vector, at least: fewer are measures of their own
 SOFT = frozenset({"Softmax", "LogSoftmax"})
-# What an answer may have gone through after the numbers that it was made from.
-CHOICES = frozenset({"ArgMax", "TopK", "Hardmax"})
+CHOICES = frozenset({"ArgMax", "Hardmax"})  # what an answer may have gone through after its logits
 BOUNDED = frozenset({"Sigmoid", "HardSigmoid", "Tanh", "Clip"})  # what each of its numbers is says something
 PLAIN = frozenset({"Identity", "Cast", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose"})
 
@@ -66,8 +67,10 @@ def targets(graph: Graph, kind: str = "auto", met: Mapping[str, tuple[int, ...]]
     one_of("--distance", kind, KINDS)
     weighted = _weighted(graph)
     found: dict[str, Target] = {}
-    for output in graph.outputs:
-        for name, soft in _sources(graph, output):
+    chosen = picked(graph, weighted)
+    asked = [n for output in graph.outputs for n in in_front(graph, output, chosen, weighted)]
+    for value in dict.fromkeys(asked):
+        for name, soft in _sources(graph, value):
             if name not in weighted:
                 continue
             shape = graph.shapes.get(name) or (met or {}).get(name) or ()
@@ -81,12 +84,20 @@ def targets(graph: Graph, kind: str = "auto", met: Mapping[str, tuple[int, ...]]
                 free = maker is None or maker.op not in BOUNDED
                 direction = free and rank == 2 and isinstance(shape[1], int) and shape[1] >= FEATURES
                 made = kind if kind != "auto" else "vectors" if direction else "values"
-                found[name] = Target(name, made, 1 if rank == 4 else max(rank - 1, 0))
+                found[name] = Target(name, made, _features(shape))
     if not found:
         raise DataError(
             f"{graph.name}: no output is made from numbers to compare; prune without: --criterion l2 --recover none"
         )
     return tuple(found.values())
+
+
+def _features(shape: Sequence[Any]) -> int:
+    """The axis of the features: the last, of maps that behind the samples; but not one whose size is open."""
+    usual, other = (1, -1) if len(shape) > 3 else (-1, 1)
+    open_sizes = [not isinstance(size, int) for size in shape]
+    axis = other if len(shape) > 2 and open_sizes[usual] and not open_sizes[other] else usual
+    return axis % max(len(shape), 1)
 
 
 @dataclass(eq=False)
@@ -133,7 +144,11 @@ class Distance:
                 a, b = mine[target.value], other[target.value]
                 if a.shape != b.shape:
                     return float("inf")
+                masked = ~np.isfinite(a)  # as by -inf: it says nothing
+                if masked.any():
+                    a, b = (np.where(masked, 0, v) for v in (a, b))
                 a, b = self._centred(target, a), self._centred(target, b)
+                a[masked] = b[masked] = 0.0
                 sums[number] += np.vdot(a, a), np.vdot(b, b), np.vdot(a, b)
             for number, each in enumerate(self._boxes):
                 boxes[number] += each.off(mine, other)
@@ -148,21 +163,30 @@ class Distance:
         """Logits less their mean over the classes, anything else less the original's mean of each feature."""
         wide = values.astype(np.float64)
         if target.kind == "logits":
-            return np.asarray(wide - wide.mean(axis=target.axis, keepdims=True))
+            with np.errstate(invalid="ignore"):  # infinite ones are found later
+                return np.asarray(wide - wide.mean(axis=target.axis, keepdims=True))
         return np.asarray(wide - self._mean(target))
 
     def _mean(self, target: Target) -> Any:
         """Of each feature, over all batches; zero of so few samples that they would lie about it."""
         if target.value not in self._means:
-            arrays = [np.moveaxis(r[target.value], target.axis, -1) for r in self.reference]
-            flat = np.concatenate([a.reshape(-1, a.shape[-1]) for a in arrays]).astype(np.float64)
-            shape = [1] * arrays[0].ndim
-            shape[target.axis] = -1
+            parts = [_rows(outputs[target.value], target.axis) for outputs in self.reference]
+            if len({part.shape[1] for part in parts}) > 1:  # as many as there are: they are no features
+                parts = [part.reshape(-1, 1) for part in parts]
+            flat = np.nan_to_num(np.concatenate(parts).astype(np.float64), posinf=0.0, neginf=0.0)
             mean = flat.mean(axis=0) if len(flat) >= FEW else np.zeros(flat.shape[1])
+            shape = [1] * max(self.reference[0][target.value].ndim, 1)
+            shape[target.axis] = -1
             self._means[target.value] = mean.reshape(shape)
         return self._means[target.value]
 
     _means: dict[str, Floats] = field(default_factory=dict)
+
+
+def _rows(value: Array, axis: int) -> Array:
+    """[everything else, features]."""
+    wide = np.moveaxis(np.atleast_1d(value), axis, -1)
+    return wide.reshape(-1 if wide.size else 0, wide.shape[-1])
 
 
 def _apart(target: Target, aa: float, bb: float, ab: float) -> float:
@@ -187,8 +211,6 @@ def _sources(graph: Graph, output: str) -> Iterable[tuple[str, Node | None]]:
             return [(node.inputs[0], node)]
         if node.op in CHOICES:
             chooser = node if node.op == "ArgMax" else chooser
-        elif node.op == "NonMaxSuppression":
-            return [(n, None) for n in node.inputs[:2]]
         elif node.op not in PLAIN:
             break
         name = node.inputs[0]
@@ -251,7 +273,7 @@ def signatures(graph: Graph, feeds: Sequence[Feed], engine: Engine) -> Floats:
     compared, found = targets(graph), list[Floats]()
     for outputs in Walk(graph, feeds, engine).rest(NOTHING, [t.value for t in compared], engine):
         compared = targets(graph, met={n: np.shape(v) for n, v in outputs.items()}) if not found else compared
-        short = [np.moveaxis(outputs[t.value], t.axis, -1) for t in compared]
-        found.append(np.concatenate([v.reshape(-1, v.shape[-1]).mean(axis=0, dtype=np.float64) for v in short]))
+        parts = [_rows(outputs[t.value], t.axis) for t in compared]
+        found.append(np.concatenate([part.sum(axis=0, dtype=np.float64) / max(len(part), 1) for part in parts]))
     width = min(map(len, found))
     return np.asarray(np.nan_to_num(np.stack([f[:width] for f in found])))

@@ -133,6 +133,19 @@ def test_what_cannot_be_compared_is_infinite(rng: np.random.Generator) -> None:
     assert distance([{"y": outputs[0]["y"] * np.nan}]) == np.inf
 
 
+@pytest.mark.parametrize("kind", ["logits", "vectors", "values"])
+def test_what_is_masked_says_nothing(rng: np.random.Generator, kind: str) -> None:
+    """Numbers that are -inf for the original, as those of tokens that may not come next."""
+    mine, other = values(rng, 8, 5), values(rng, 8, 5)
+    full = Distance((Target("y", kind, 1),), [{"y": mine}])([{"y": other}])
+    wide, wider = (np.pad(v, ((0, 0), (0, 2)), constant_values=-np.inf) for v in (mine, other))
+    masked = Distance((Target("y", kind, 1),), [{"y": wide}])
+    assert masked([{"y": wide}]) == 0.0
+    assert masked([{"y": wider}]) == pytest.approx(full, rel=0.3)
+    wider[0, 0] = -np.inf
+    assert masked([{"y": wider}]) == np.inf
+
+
 def test_answers_that_never_change(rng: np.random.Generator) -> None:
     outputs = [{"y": np.ones((4, 5), np.float32)}]
     distance = Distance((Target("y", "values", 1),), outputs)
@@ -165,6 +178,24 @@ def test_a_rank_that_the_model_does_not_tell(sizes: list[int], axis: int, tail: 
     distance = distance_of(graph, [feed], Engine(threads=1))
     assert distance.compared == (expected,)
     assert signatures(graph, [feed, feed], Engine(threads=1)).shape == (2, 4)
+
+
+def test_an_answer_without_axes_or_without_numbers() -> None:
+    """A mean of all samples; what of a mask may be nothing at all."""
+    for arrays in ([np.float32(2), np.float32(3)], [values(np.random.default_rng(0), n) for n in (0, 2, 5)]):
+        outputs = [{"y": np.asarray(value)} for value in arrays]
+        distance = Distance((Target("y", "values", 0),), outputs)
+        assert distance(outputs) == 0.0 and distance([{"y": o["y"] * 2} for o in outputs]) > 0.1
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis"),
+    [((1, 5, "T"), 1), (("N", "T", 5), 2), (("N", 4, 5), 2), (("N", 3, "H", "W"), 1), (("N", "H", "W", 3), 3)],
+)
+def test_features_are_on_an_axis_of_fixed_size(shape: tuple[int | str, ...], axis: int) -> None:
+    b = Builder()
+    y = b.op("Mul", b.op("Relu", b.input("x", *shape)), b.weight(1))
+    assert targets(load(b.model(b.declare(y, *shape)))) == (Target(y, "values", axis),)
 
 
 def test_signatures() -> None:

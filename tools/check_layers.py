@@ -87,6 +87,7 @@ ROOMS = (
     "recall",
     "observe",
     "boxes",
+    "picks",
     "likeness",
     "matching",
     "divergence",
