@@ -17,10 +17,11 @@ from onnxprune.calibrate import Statistics
 from onnxprune.consumers import Consumer
 from onnxprune.curves import Curve
 from onnxprune.divergence import Distance
+from onnxprune.feeds import Feed
 from onnxprune.folds import weighed
 from onnxprune.graph import Graph
 from onnxprune.groups import Coupling
-from onnxprune.parts import Engine, Walk
+from onnxprune.parts import Engine
 from onnxprune.patch import Patch
 from onnxprune.rules.base import Dim
 from onnxprune.solve import ridge
@@ -97,12 +98,16 @@ class Gauge:
     method: str = "full"
 
     def measure(
-        self, walk: Walk, curves: Sequence[Curve], widths: Sequence[Sequence[int]], tell: Callable[[str], None]
+        self,
+        batches: Sequence[Feed],
+        curves: Sequence[Curve],
+        widths: Sequence[Sequence[int]],
+        tell: Callable[[str], None],
     ) -> list[dict[int, float]]:
         """For every group: units gone -> distance of the answers.
 
         Args:
-            walk: over the inputs on which it is measured, at the start of the model; it goes to the end.
+            batches: the inputs on which it is measured.
             curves: the order in which units go.
             widths: for each group, the numbers of units gone at which it is measured.
             tell: called with a line of progress.
@@ -110,7 +115,8 @@ class Gauge:
         asked = [(g, count) for g in range(len(curves)) for count in widths[g]]
         trials = [Trial(self.start(g), partial(self._narrower, curves[g], count)) for g, count in asked]
         found: list[dict[int, float]] = [{} for _ in curves]
-        for (g, count), damage in zip(asked, distances(walk, trials, self.distance, self.engine, tell), strict=True):
+        lost = distances(self.coupling.graph, batches, trials, self.distance, self.engine, tell)
+        for (g, count), damage in zip(asked, lost, strict=True):
             found[g][count] = damage
         return found
 

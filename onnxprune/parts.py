@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -94,9 +94,15 @@ class Ready:
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """How a model falls into parts: nodes by index, in the order of the file."""
+    """How a model falls into parts: nodes by index, in the order of the file.
+
+    Attributes:
+        graph: the model.
+        kept: values that are needed to the end, as outputs are.
+    """
 
     graph: Graph
+    kept: Collection[str] = ()
 
     def part(
         self,
@@ -159,16 +165,23 @@ class Parts:
                 if name and name not in graph.fixed and name not in graph.constants:
                     last[name] = node.index
         computed = set(self._made) | set(graph.inputs)
-        last |= {name: len(graph.nodes) for name in graph.outputs if name in computed}
+        last |= {name: len(graph.nodes) for name in (*graph.outputs, *self.kept) if name in computed}
         return last
 
 
 class Walk:
     """Runs a model over batches from its inputs to its outputs, in as many steps as the caller likes."""
 
-    def __init__(self, graph: Graph, batches: Iterable[Feed], engine: Engine) -> None:
-        """`batches`: what the model is fed with; kept, as all values that cross the place where the walk stands."""
-        self.parts, self.engine, self.at, self.patch = Parts(graph), engine, 0, NOTHING
+    def __init__(self, graph: Graph, batches: Iterable[Feed], engine: Engine, kept: Collection[str] = ()) -> None:
+        """At the inputs.
+
+        Args:
+            graph: the model.
+            batches: what it is fed with; kept, as all values that cross the place where the walk stands.
+            engine: where it runs.
+            kept: values that `rest` will be asked for; they are kept, too, from where they are computed.
+        """
+        self.parts, self.engine, self.at, self.patch = Parts(graph, kept), engine, 0, NOTHING
         self._shelf = _Shelf()
         self._values = [{name: self._shelf.put(value) for name, value in feed.items()} for feed in batches]
 

@@ -21,7 +21,6 @@ from onnxprune.curves import Curve, curves
 from onnxprune.damage import Gauge, repaired
 from onnxprune.groups import Group
 from onnxprune.look import Look
-from onnxprune.parts import Walk
 from onnxprune.patch import Patch
 from onnxprune.problem import ONE, Problem, spent
 from onnxprune.runtime import plain
@@ -193,9 +192,7 @@ def measured(
     trials = list(cells.values())
     lost, numbers = list[float](), list[Mapping[str, float]]()
     if judge is None:
-        walk = Walk(coupling.graph, look.batches, gauge.engine)
-        lost = distances(walk, trials, gauge.distance, gauge.engine, tell)
-        walk.close()
+        lost = distances(coupling.graph, look.batches, trials, gauge.distance, gauge.engine, tell)
     else:
         for done, trial in enumerate(trials, 1):
             tell(f"metric {done}/{len(trials)}")

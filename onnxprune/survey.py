@@ -17,7 +17,6 @@ from onnxprune.curves import Curve
 from onnxprune.damage import Gauge
 from onnxprune.feeds import Feed
 from onnxprune.groups import Coupling
-from onnxprune.parts import Walk
 from onnxprune.plan import kept_indices
 
 Floats = NDArray[np.float64]
@@ -85,10 +84,8 @@ class Survey:
         if not asked:
             return
         widths = [[count for g, count in asked if g == number] for number in range(len(self.curves))]
-        walk = Walk(self.gauge.coupling.graph, self.batches, self.gauge.engine)
-        for number, found in enumerate(self.gauge.measure(walk, self.curves, widths, self.tell)):
+        for number, found in enumerate(self.gauge.measure(self.batches, self.curves, widths, self.tell)):
             self.known.update({(number, count): damage for count, damage in found.items()})
-        walk.close()
 
     def doubtful(self, wanted: Counts) -> Counts:
         """Those of so many more units gone that are far from everything measured; 0 for the others."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from onnxprune.divergence import Distance
+from onnxprune.feeds import Feed
 from onnxprune.graph import Graph, file_bytes
 from onnxprune.parts import Engine, Parts, Place, Walk
 from onnxprune.patch import NOTHING, Patch
@@ -31,7 +32,8 @@ class Trial:
 
 
 def distances(
-    walk: Walk,
+    graph: Graph,
+    batches: Iterable[Feed],
     trials: Sequence[Trial],
     distance: Distance,
     engine: Engine,
@@ -41,13 +43,14 @@ def distances(
     """How far the answers are off in each trial: what comes before its first node is computed once for all.
 
     Args:
-        walk: over the inputs on which it is measured, at the start of the model; it goes to the end.
+        graph: the model.
+        batches: the inputs on which it is measured.
         trials: any number, in any order.
         distance: from the answers of the original.
         engine: where parts run; trials run side by side, and the threads are shared out.
         tell: called with a line of progress, which begins with `what` is measured.
     """
-    graph = walk.parts.graph
+    walk = Walk(graph, batches, engine, distance.values)
     last, found = len(graph.nodes), [0.0] * len(trials)
     waiting: deque[tuple[int, Future[float]]] = deque()
     abreast = max(1, min(engine.workers, TOGETHER // max(file_bytes(graph), 1)))
@@ -69,4 +72,5 @@ def distances(
             walk.go(min(trials[number].start, last))
             waiting.append((number, pool.submit(off, walk.here(), trials[number])))
         collect(0)
+    walk.close()
     return found

@@ -15,7 +15,7 @@ from onnxprune.divergence import Distance
 from onnxprune.feeds import Feed
 from onnxprune.graph import Graph, is_external
 from onnxprune.groups import Coupling
-from onnxprune.parts import Engine, Walk
+from onnxprune.parts import Engine
 from onnxprune.plan import kept_indices
 from onnxprune.rules.base import Dim
 from onnxprune.trials import Trial, distances
@@ -88,7 +88,4 @@ def divergences(
     makers = [now.producer.get(bypass.block.entry) for bypass in bypasses]
     starts = [0 if maker is None else maker.index + 1 for maker in makers]  # what may read the entry
     trials = [Trial(at, view=partial(bypassed, now, [one])) for at, one in zip(starts, bypasses, strict=True)]
-    walk = Walk(now, batches, engine)
-    found = distances(walk, trials, distance, engine, tell, "blocks")
-    walk.close()
-    return np.array(found)
+    return np.array(distances(now, batches, trials, distance, engine, tell, "blocks"))

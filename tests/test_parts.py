@@ -86,6 +86,13 @@ def test_what_crosses_a_cut(graph: Graph) -> None:
     assert set(found.crossing(len(graph.nodes))) == set(graph.outputs)
 
 
+def test_a_value_can_be_kept_that_nothing_reads_any_more(graph: Graph, feeds: list[dict[str, Array]]) -> None:
+    """As the logits of a head whose Softmax stands early in the model."""
+    walk = Walk(graph, feeds, ENGINE, ["inner"])
+    walk.go(len(graph.nodes))
+    same(list(walk.rest(Patch(), ["inner"], ENGINE)), whole(graph.proto, feeds, "inner"))
+
+
 @pytest.mark.parametrize("inputs", [False, True])
 def test_the_rest_with_a_patch(graph: Graph, feeds: list[dict[str, Array]], inputs: bool) -> None:
     rng = np.random.default_rng(1)
