@@ -35,6 +35,8 @@ Outputs = Mapping[str, Array]
 
 KINDS = ("auto", "logits", "vectors", "boxes", "values")
 FEW = 4  # samples, whose mean says something
+FAR = 1e30  # numbers from here on are masks, as is -inf
+STILL = 1e-9  # of the mean square: answers that vary by less never change
 SIZE = 0.1  # of vectors: what a size that is off by a factor of e counts
 FEATURES = 3  # of a vector, at least: fewer are measures of their own
 SOFT = frozenset({"Softmax", "LogSoftmax"})
@@ -144,7 +146,7 @@ class Distance:
                 a, b = mine[target.value], other[target.value]
                 if a.shape != b.shape:
                     return float("inf")
-                masked = ~np.isfinite(a)  # as by -inf: it says nothing
+                masked = ~(np.abs(a) < FAR)  # says nothing
                 if masked.any():
                     a, b = (np.where(masked, 0, v) for v in (a, b))
                 a, b = self._centred(target, a), self._centred(target, b)
@@ -173,14 +175,21 @@ class Distance:
             parts = [_rows(outputs[target.value], target.axis) for outputs in self.reference]
             if len({part.shape[1] for part in parts}) > 1:  # as many as there are: they are no features
                 parts = [part.reshape(-1, 1) for part in parts]
-            flat = np.nan_to_num(np.concatenate(parts).astype(np.float64), posinf=0.0, neginf=0.0)
+            flat = _seen(np.concatenate(parts))
             mean = flat.mean(axis=0) if len(flat) >= FEW else np.zeros(flat.shape[1])
+            if np.square(flat - mean).sum() <= STILL * np.square(flat).sum():  # then there is nothing but the mean
+                mean = np.zeros_like(mean)
             shape = [1] * max(self.reference[0][target.value].ndim, 1)
             shape[target.axis] = -1
             self._means[target.value] = mean.reshape(shape)
         return self._means[target.value]
 
     _means: dict[str, Floats] = field(default_factory=dict)
+
+
+def _seen(values: Array) -> Floats:
+    """Numbers; zero where they are masked."""
+    return np.where(np.abs(values) < FAR, values, 0.0).astype(np.float64)
 
 
 def _rows(value: Array, axis: int) -> Array:
@@ -273,7 +282,7 @@ def signatures(graph: Graph, feeds: Sequence[Feed], engine: Engine) -> Floats:
     compared, found = targets(graph), list[Floats]()
     for outputs in Walk(graph, feeds, engine).rest(NOTHING, [t.value for t in compared], engine):
         compared = targets(graph, met={n: np.shape(v) for n, v in outputs.items()}) if not found else compared
-        parts = [_rows(outputs[t.value], t.axis) for t in compared]
-        found.append(np.concatenate([part.sum(axis=0, dtype=np.float64) / max(len(part), 1) for part in parts]))
+        parts = [_seen(_rows(outputs[t.value], t.axis)) for t in compared]
+        found.append(np.concatenate([part.sum(axis=0) / max(len(part), 1) for part in parts]))
     width = min(map(len, found))
-    return np.asarray(np.nan_to_num(np.stack([f[:width] for f in found])))
+    return np.stack([f[:width] for f in found])
