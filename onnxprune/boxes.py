@@ -63,9 +63,9 @@ class Boxes:
 
     def off(self, mine: Outputs, other: Outputs) -> Floats:
         """Sums over anchors: squared error of scores, squares of scores; error of boxes by weight, weight."""
-        if any(mine[name].shape != other[name].shape for name in self.names):
-            return np.array([np.inf, 1.0, np.inf, 1.0])
-        a, b = (joined(outputs, self.parts) for outputs in (mine, other))
+        a = joined(mine, self.parts)
+        there = all(mine[name].shape == other[name].shape for name in self.names)
+        b = joined(other, self.parts) if there else np.zeros_like(a)
         sure = np.maximum(a[..., self.scores], 0.0)
         weight = np.square(sure.max(axis=-1))
         wrong = np.square(a[..., self.scores] - b[..., self.scores]).sum()
@@ -115,17 +115,18 @@ def find_boxes(names: Sequence[str], reference: Sequence[Outputs], asked: bool) 
             by_anchors.setdefault(shape[1], []).append(Part(name, None))
     found = []
     for parts in by_anchors.values():
-        ways = (parts, [part for part in parts if part.axis is not None])
+        wide = [part for part in parts if part.axis is not None]
+        ways = [parts, wide] if 0 < len(wide) < len(parts) else [wide]
         read = (_read(way, reference, asked) for way in ways if way and _steady(way, reference))
         found += [boxes for boxes in read if boxes is not None][:1]
     return tuple(found)
 
 
 def _steady(parts: Sequence[Part], reference: Sequence[Outputs]) -> bool:
-    """Whether values have the same features in every batch, and then as many anchors as each other."""
+    """Whether values have the same features in every batch, and samples and anchors as each other."""
     shapes = [[part.laid(outputs).shape for part in parts] for outputs in reference]
     widths = [[width for _, _, width in each] for each in shapes]
-    return all(each == widths[0] for each in widths) and all(len({n for _, n, _ in each}) == 1 for each in shapes)
+    return all(each == widths[0] for each in widths) and all(len({s[:2] for s in each}) == 1 for each in shapes)
 
 
 def _read(parts: Sequence[Part], reference: Sequence[Outputs], asked: bool) -> Boxes | None:

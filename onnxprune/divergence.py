@@ -35,7 +35,7 @@ Outputs = Mapping[str, Array]
 
 KINDS = ("auto", "logits", "vectors", "boxes", "values")
 FEW = 4  # samples, whose mean says something
-FAR = 1e30  # numbers from here on are masks, as is -inf
+FAR, HALF = 1e30, 3e4  # numbers from here on, and of half precision, are masks, as is -inf
 STILL = 1e-9  # of the mean square: answers that vary by less never change
 SIZE = 0.1  # of vectors: what a size that is off by a factor of e counts
 FEATURES = 3  # of a vector, at least: fewer are measures of their own
@@ -70,8 +70,8 @@ def targets(graph: Graph, kind: str = "auto", met: Mapping[str, tuple[int, ...]]
     weighted = _weighted(graph)
     found: dict[str, Target] = {}
     chosen = picked(graph, weighted)
-    asked = [n for output in graph.outputs for n in in_front(graph, output, chosen, weighted)]
-    for value in dict.fromkeys(asked):
+    nearest = [n for output in graph.outputs for n in in_front(graph, output, chosen, weighted)]
+    for value in dict.fromkeys(nearest):
         for name, soft in _sources(graph, value):
             if name not in weighted:
                 continue
@@ -138,19 +138,19 @@ class Distance:
         return [t for t in self.compared if t.value not in taken]
 
     def __call__(self, others: Iterable[Outputs]) -> float:
-        """Mean over the compared values; infinite where shapes differ or numbers are not finite."""
+        """Mean over the compared values; infinite where numbers are not finite.
+
+        An answer of another shape is none: how many boxes are left may change in one of many batches.
+        """
         sums = np.zeros((len(self._plain), 3))  # a², b², a b of the original's a and the other's b
         boxes = np.zeros((len(self._boxes), 4))
         for mine, other in zip(self.reference, others, strict=True):
             for number, target in enumerate(self._plain):
-                a, b = mine[target.value], other[target.value]
-                if a.shape != b.shape:
-                    return float("inf")
-                masked = ~(np.abs(a) < FAR)  # says nothing
-                if masked.any():
-                    a, b = (np.where(masked, 0, v) for v in (a, b))
-                a, b = self._centred(target, a), self._centred(target, b)
-                a[masked] = b[masked] = 0.0
+                a, b = np.atleast_1d(mine[target.value], other[target.value])
+                there = a.shape == b.shape
+                masked = _masked(a)
+                a = self._centred(target, a, masked)
+                b = self._centred(target, b, masked) if there else np.zeros_like(a)
                 sums[number] += np.vdot(a, a), np.vdot(b, b), np.vdot(a, b)
             for number, each in enumerate(self._boxes):
                 boxes[number] += each.off(mine, other)
@@ -161,13 +161,20 @@ class Distance:
         result = float(np.mean(parts))
         return result if np.isfinite(result) else float("inf")
 
-    def _centred(self, target: Target, values: Array) -> Floats:
+    def _centred(self, target: Target, values: Array, masked: NDArray[np.bool_]) -> Floats:
         """Logits less their mean over the classes, anything else less the original's mean of each feature."""
         wide = values.astype(np.float64)
-        if target.kind == "logits":
-            with np.errstate(invalid="ignore"):  # infinite ones are found later
-                return np.asarray(wide - wide.mean(axis=target.axis, keepdims=True))
-        return np.asarray(wide - self._mean(target))
+        if masked.any():
+            wide[masked] = 0.0
+        with np.errstate(invalid="ignore"):  # infinite ones are found later
+            if target.kind == "logits":
+                count = np.maximum((~masked).sum(axis=target.axis, keepdims=True), 1)
+                wide -= wide.sum(axis=target.axis, keepdims=True) / count
+            else:
+                wide = np.asarray(wide - self._mean(target))
+        if masked.any():
+            wide[masked] = 0.0
+        return wide
 
     def _mean(self, target: Target) -> Any:
         """Of each feature, over all batches; zero of so few samples that they would lie about it."""
@@ -175,7 +182,7 @@ class Distance:
             parts = [_rows(outputs[target.value], target.axis) for outputs in self.reference]
             if len({part.shape[1] for part in parts}) > 1:  # as many as there are: they are no features
                 parts = [part.reshape(-1, 1) for part in parts]
-            flat = _seen(np.concatenate(parts))
+            flat = np.concatenate(list(map(_seen, parts)))
             mean = flat.mean(axis=0) if len(flat) >= FEW else np.zeros(flat.shape[1])
             if np.square(flat - mean).sum() <= STILL * np.square(flat).sum():  # then there is nothing but the mean
                 mean = np.zeros_like(mean)
@@ -187,9 +194,15 @@ class Distance:
     _means: dict[str, Floats] = field(default_factory=dict)
 
 
+def _masked(values: Array) -> NDArray[np.bool_]:
+    """Which numbers are masks: they say nothing."""
+    far = HALF if values.dtype == np.float16 else FAR
+    return np.asarray(np.abs(values.astype(np.float64)) >= far)
+
+
 def _seen(values: Array) -> Floats:
-    """Numbers; zero where they are masked."""
-    return np.where(np.abs(values) < FAR, values, 0.0).astype(np.float64)
+    """Numbers; zero where they are masked, or none."""
+    return np.asarray(np.nan_to_num(np.where(_masked(values), 0.0, values.astype(np.float64))))
 
 
 def _rows(value: Array, axis: int) -> Array:
@@ -255,6 +268,8 @@ def _weighted(graph: Graph) -> frozenset[str]:
     parameters = set(graph.parameters)
     fixed_by_weights: set[str] = set(parameters)
     for node in graph.nodes:
+        if node.op in ("Shape", "Size") and not node.domain:  # weights have no say in it
+            continue
         reads = (*node.inputs, *node.captures)
         if any(n in fixed_by_weights for n in reads) or node.captures:
             fixed_by_weights.update(node.outputs)
@@ -282,7 +297,7 @@ def signatures(graph: Graph, feeds: Sequence[Feed], engine: Engine) -> Floats:
     compared, found = targets(graph), list[Floats]()
     for outputs in Walk(graph, feeds, engine).rest(NOTHING, [t.value for t in compared], engine):
         compared = targets(graph, met={n: np.shape(v) for n, v in outputs.items()}) if not found else compared
-        parts = [_seen(_rows(outputs[t.value], t.axis)) for t in compared]
+        parts = [_rows(_seen(outputs[t.value]), t.axis) for t in compared]
         found.append(np.concatenate([part.sum(axis=0) / max(len(part), 1) for part in parts]))
     width = min(map(len, found))
     return np.stack([f[:width] for f in found])

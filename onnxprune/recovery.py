@@ -30,7 +30,7 @@ from onnxprune.errors import OptionError, one_of
 from onnxprune.feeds import Feed, rows
 from onnxprune.graph import Graph
 from onnxprune.groups import Coupling
-from onnxprune.parts import Engine, Walk
+from onnxprune.parts import Engine, Walk, same_but
 from onnxprune.patch import Patch
 from onnxprune.plan import kept_indices
 from onnxprune.refit import Layer, Refit
@@ -219,8 +219,10 @@ class Contracted:
         return self.b.node.index, [self.b.x.value, *([self.other.value] if self.other else [])]
 
     def add(self, choosing: bool, dense: Mapping[str, Array], thin: Mapping[str, Array]) -> None:
-        """Rows of a batch, the targets corrected."""
+        """Rows of a batch, the targets corrected; none where the models picked unlike numbers of boxes before it."""
         y = dense[self.a.y.value]
+        if not same_but(dense[self.a.x.value], thin[self.b.x.value], self.a.x.axis):
+            return
         if self.other:
             here = self.other.value
             y = corrected(y, self.other, dense[here], thin[here], self.a.y.axis, self.kept)

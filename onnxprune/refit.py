@@ -128,6 +128,8 @@ class Refit:
         Args:
             everything: fit the chosen repair once more, to all rows.
         """
+        if not self.fit.count and not self.held.count:
+            return NOTHING, Layer(self.cut.node.label, "none", None, 0.0, 0.0)
         mine, both = slice(self.outputs), bool(self.fit.count and self.held.count)  # else too few to hold some out
         rows = self._seen(self.fit if self.fit.count else self.held)
         fit = rows.only(mine)

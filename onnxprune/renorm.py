@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from onnxprune.graph import Graph, Node
 from onnxprune.groups import Coupling
+from onnxprune.parts import same_but
 from onnxprune.patch import NOTHING, Patch
 from onnxprune.refit import Layer
 from onnxprune.rules.base import Dim
@@ -89,7 +90,10 @@ class Norm:
 
     def add(self, choosing: bool, dense: Mapping[str, Array], thin: Mapping[str, Array]) -> None:
         """A batch."""
-        x, z = (np.moveaxis(v, 1, -1) for v in (dense[self.a.inputs[0]], thin[self.b.inputs[0]]))
+        full, part = dense[self.a.inputs[0]], thin[self.b.inputs[0]]
+        if not same_but(full, part, 1):  # what they pick before it differs in number
+            return
+        x, z = (np.moveaxis(v, 1, -1) for v in (full, part))
         x, z = (v.reshape(-1, v.shape[-1]).astype(np.float64) for v in (x[..., self.kept], z))
         self._sums[choosing].add(x, z)
 
@@ -98,6 +102,8 @@ class Norm:
         fit, check = self._sums
         if not fit.count or not check.count:
             fit = check = fit + check
+        if not fit.count:
+            return NOTHING, Layer(self.b.label, "none", None, 0.0, 0.0)
         zero = np.zeros(fit.sums.shape[1])
         before = check.error(zero, zero + 1)
         power = max(float(check.moments[2].sum()), np.finfo(float).tiny)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
@@ -90,10 +91,12 @@ class Samples:
         return {"seen": self.seen, "folds": len(self.folds)} | counts
 
     def _batches(self, which: Iterable[int]) -> tuple[Feed, ...]:
-        largest = max(v.size // rows(feed) for feed in self.feeds[:1] for v in feed.values())
-        size = min(BATCH, max(1, ELEMENTS // max(largest, 1)))
-        feeds = sorted((self.feeds[i] for i in which), key=_sizes)  # those of a size, which can be joined
-        return tuple(batched(feeds, self.inputs, size))
+        found = list[Feed]()
+        for _, alike in groupby(sorted((self.feeds[i] for i in which), key=_sizes), _sizes):  # which can be joined
+            feeds = list(alike)
+            largest = max(value.size // rows(feeds[0]) for value in feeds[0].values())
+            found += batched(feeds, self.inputs, min(BATCH, max(1, ELEMENTS // max(largest, 1))))
+        return tuple(found)
 
 
 def split(
@@ -167,7 +170,7 @@ def check(feeds: Sequence[Feed], seen: int, name: str) -> None:
             f"{name}: takes {each} samples at a time, and --data have {seen}: give {FEWEST_FEEDS * each} or more, or "
             "leave --data out where it is not needed"
         )
-    first = {n: value[:1] for n, value in feeds[0].items()}
+    first = {n: value[:1] if value.ndim else value for n, value in feeds[0].items()}
     if all(_repeats(value, first[n]) for f in feeds for n, value in f.items()):
         raise DataError(f"{name}: all samples in --data are the same; give inputs such as the model will meet")
 

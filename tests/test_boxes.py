@@ -119,3 +119,5 @@ def test_what_has_other_features_in_another_batch_is_no_box(rng: np.random.Gener
     assert [boxes.names for boxes in find_boxes(["y"], anchors, False)] == [("y",)]
     apart = [{"a": m["y"][..., :4], "b": m["y"][:, : 150 if n else None, 4:]} for n, m in enumerate([anchors[0]] * 2)]
     assert find_boxes(["a", "b"], apart, True) == ()
+    uneven = [{"a": rng.uniform(0, 9, (2, 200, 4)), "b": rng.uniform(0, 1, (6, 200))}]
+    assert find_boxes(["a", "b"], uneven, True) == ()

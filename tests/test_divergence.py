@@ -129,8 +129,16 @@ def test_values_are_relative_to_their_variance(rng: np.random.Generator) -> None
 def test_what_cannot_be_compared_is_infinite(rng: np.random.Generator) -> None:
     outputs = [{"y": values(rng, 4, 5)}]
     distance = Distance((Target("y", "values", 1),), outputs)
-    assert distance([{"y": outputs[0]["y"][:, :4]}]) == np.inf
+    assert distance([{"y": outputs[0]["y"][:, :4]}]) == 1.0  # no answer
     assert distance([{"y": outputs[0]["y"] * np.nan}]) == np.inf
+    silent = [{"y": np.full((4, 5), np.nan, np.float32)}]
+    assert Distance((Target("y", "values", 1),), silent)(silent) == np.inf
+
+
+def test_masks_of_half_precision(rng: np.random.Generator) -> None:
+    mine = np.where(np.arange(5) < 3, values(rng, 8, 5), np.finfo(np.float16).min).astype(np.float16)
+    other = np.where(np.arange(5) < 3, values(rng, 8, 5), np.finfo(np.float16).min).astype(np.float16)
+    assert Distance((Target("y", "logits", 1),), [{"y": mine}])([{"y": other}]) > 0.1
 
 
 @pytest.mark.parametrize("kind", ["logits", "vectors", "values"])
@@ -141,6 +149,8 @@ def test_what_is_masked_says_nothing(rng: np.random.Generator, kind: str, mask: 
     full = Distance((Target("y", kind, 1),), [{"y": mine}])([{"y": other}])
     wide, wider = (np.pad(v, ((0, 0), (0, 2)), constant_values=mask) for v in (mine, other))
     masked = Distance((Target("y", kind, 1),), [{"y": wide}])
+    if kind == "logits":
+        assert masked([{"y": np.where(wide > mask, wide + 5, mask)}]) < 1e-6  # Softmax ignores it
     assert masked([{"y": wide}]) == 0.0
     assert masked([{"y": wider}]) == pytest.approx(full, rel=0.3)
     wider[0, 0] = -np.inf

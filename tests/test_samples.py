@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from onnxprune import samples
 from onnxprune.errors import DataError
 from onnxprune.feeds import Feed, InputSpec, rows
 from onnxprune.samples import check, clusters, split, thinned
@@ -57,6 +58,17 @@ def test_samples_of_a_size_are_fed_together() -> None:
     found = split(mixed, {"x": InputSpec(np.dtype(np.float32), ("N", "T"))}, np.arange(24), 24)
     assert [feed["x"].shape[1] for feed in found.last.fit] == [2, 3, 5]
     assert numbers(found.last.fit) | numbers(found.last.choose) | set(found.spare) == set(range(24))
+
+
+def test_large_samples_are_fed_alone_wherever_they_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(samples, "ELEMENTS", 64)
+    mixed: list[Feed] = [{"x": np.full((1, 200 if n else 2), n, np.float32)} for n in range(24)]
+    found = split(mixed, {"x": InputSpec(np.dtype(np.float32), ("N", "T"))}, np.arange(24), 24)
+    assert all(len(feed["x"]) == 1 for feed in found.last.fit if feed["x"].shape[1] == 200)
+
+
+def test_samples_without_axes() -> None:
+    check([{"x": np.asarray(n, np.float32)} for n in range(24)], 24, "net.onnx")
 
 
 @pytest.mark.parametrize("kinds", [1, 2])
