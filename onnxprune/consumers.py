@@ -25,7 +25,7 @@ Index = NDArray[np.intp]
 
 @dataclass(frozen=True, eq=False)
 class Consumer:
-    """A Conv, ConvTranspose, Gemm or MatMul whose weights can be set: y = W x + b, one W for each group of channels.
+    """A layer whose weights can be set, of `folds.KINDS`: y = W x + b, one W for each group of channels.
 
     Attributes:
         each: how the operator reads its weights.
@@ -242,7 +242,7 @@ def _regular(coupling: Coupling, node: Node, spec: Linear) -> bool:
     shape = coupling.graph.shapes.get(coupling.source.get(spec.w_in.value, spec.w_in.value)) or ()
     if not spec.w_out.value or not spec.y.value or not all(isinstance(s, int) for s in shape):
         return False
-    if node.op in ("Gemm", "MatMul"):
+    if node.op in ("Einsum", "Gemm", "MatMul"):
         return len(shape) == 2
     transposed = node.op == "ConvTranspose"
     return not transposed or (node.attrs.get("auto_pad", "NOTSET") == "NOTSET" and "output_shape" not in node.attrs)

@@ -33,7 +33,7 @@ Floats = NDArray[np.float64]
 Weights = Mapping[str, Array]
 
 # The operators that folds go into.
-KINDS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+KINDS = frozenset({"Conv", "ConvTranspose", "Einsum", "Gemm", "MatMul"})
 # Ops through which the axes of a constant can be followed, and all behind which one is found.
 PLAIN = frozenset({"Identity", "Transpose", "Cast"})
 CHAIN = PLAIN | {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "DequantizeLinear"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
-from onnxprune.rules.base import Constraint, Dim, Lock, NodeView, Tie, Unknown, free, keeps_zero, rule
+from onnxprune.rules.base import Constraint, Dim, Linear, Lock, NodeView, Tie, Unknown, free, keeps_zero, linear, rule
 from onnxprune.rules.matmul import contract
 
 keeps_zero("any", "Einsum")
@@ -39,6 +39,24 @@ def einsum(n: NodeView) -> Iterator[Constraint]:
     for label, y in places.items():
         if label not in carriers:
             yield free(y)
+
+
+@linear("Einsum")
+def einsum_linear(n: NodeView) -> Linear:
+    """`...i,oi->...o`: one operand is a matrix of weights, which puts one label in the place of another."""
+    terms, out = terms_of(n)
+    weights = [slot for slot in range(len(terms)) if n.is_weight(slot)]
+    if len(terms) != 2 or len(weights) != 1:
+        raise Unknown("no layer: one of two operands has to be weights")
+    w, x = weights[0], 1 - weights[0]
+    read, made = (set(terms[w]) & set(terms[x]) - set(out)), (set(terms[w]) & set(out) - set(terms[x]))
+    if len(terms[w]) != 2 or len(read) != 1 or len(made) != 1:
+        raise Unknown("no layer: the weights are no matrix from one label to another")
+    (i,), (o,) = read, made
+    if terms[x].replace(i, o) != out:
+        raise Unknown("no layer: the other labels change places")
+    w_in, w_out = (n.xs(w)[terms[w].index(label)] for label in (i, o))
+    return Linear(n.xs(x)[terms[x].index(i)], w_in, w_out, n.y(out.index(o)), (w_in, *n.ys()), 1.0)
 
 
 def terms_of(n: NodeView) -> tuple[list[str], str]:

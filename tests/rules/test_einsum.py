@@ -1,7 +1,13 @@
 """Einsum: labels pass, are contracted, or are summed over."""
 
+from typing import Any
+
+import numpy as np
 import pytest
 
+from onnxprune import couple, prune
+from onnxprune.feeds import Feed
+from onnxprune.graph import load
 from onnxprune.rules.base import Options
 from onnxprune.testing import Builder, prove
 
@@ -23,6 +29,34 @@ def test_a_linear_layer(equation: str, shape: tuple[int, ...], axes: tuple[int, 
     result = prove(b.model(b.op("MatMul", y, b.weight(6, 4, name="w2"))))
     assert result.choices("w1", 1) == result.choices("w", axes[0]) == [8]
     assert result.choices("w", axes[1]) == result.choices("w2") == [6]
+
+
+@pytest.mark.parametrize("equation", ["bsi,io->bso", "...i,oi->...o", "io,bsi->bso"])
+def test_a_linear_layer_counts_and_is_refitted(equation: str) -> None:
+    """As a MatMul with the same weights is."""
+    rng = np.random.default_rng(0)
+    weights = rng.standard_normal((16, 6)).astype(np.float32)
+    data: list[Feed] = [{"x": rng.standard_normal((1, 5, 3)).astype(np.float32)} for _ in range(32)]
+
+    def record(einsum: bool) -> dict[str, Any]:
+        b = Builder(seed=1)
+        y = b.op("Relu", b.op("MatMul", b.input("x", "N", 5, 3), b.weight(3, 16)))
+        w = b.const(weights.T if einsum and "oi" in equation else weights, "w")
+        operands = (w, y) if equation.startswith("io") else (y, w)
+        y = b.op("Einsum", *operands, equation=equation) if einsum else b.op("MatMul", y, w)
+        y = b.op("Add", b.declare(y, "N", 5, 6), b.const(np.ones(6, np.float32)))
+        return prune(b.model(b.declare(y, "N", 5, 6)), "macs=0.5", data=data, align=1, validate=False).record
+
+    mine, other = record(True), record(False)
+    assert mine["macs"] == other["macs"] and mine["recover"] == other["recover"] == "full"
+    assert mine["recovery"]["distance"]["after"] == pytest.approx(other["recovery"]["distance"]["after"], rel=1e-3)
+
+
+def test_weights_of_several_axes_are_no_layer() -> None:
+    """Heads: their products are not counted, and nothing is fitted to them."""
+    b = Builder()
+    y = b.op("Einsum", b.input("x", 2, 5, 6), b.weight(6, 4, 3, name="w"), equation="bsi,ihd->bshd")
+    assert not couple(load(b.model(y))).linears
 
 
 def test_heads() -> None:
