@@ -21,6 +21,7 @@ from onnxprune.groups import Coupling
 from onnxprune.histogram import Histogram
 from onnxprune.instrument import PICKED, Probe, Want, instrumented, probes_of
 from onnxprune.parts import Engine, Parts
+from onnxprune.products import multiplied
 from onnxprune.rules.base import Dim
 from onnxprune.runtime import run
 from onnxprune.solve import at_once
@@ -218,7 +219,7 @@ def shapes_met(coupling: Coupling, feed: Feed, engine: Engine) -> dict[str, tupl
     """The shapes that values have on an input whose sizes the model leaves open, as far as its costs depend on them."""
     graph = coupling.graph
     names = {d.value for _, spec in coupling.linears for d in spec.cost}
-    names |= {name for view in coupling.views if view.node.op == "MatMul" for name in view.node.inputs}
+    names |= {d.value for _, dims in multiplied(coupling) for d in dims}
     names = {n for n in names if any(not isinstance(s, int) for s in graph.shapes.get(n) or ())} - graph.fixed
     found = {n: feed[n].shape for n in names if n in feed}
     wanted = sorted(names - set(feed) - set(graph.constants))

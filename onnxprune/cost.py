@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,7 +11,8 @@ from numpy.typing import NDArray
 from onnxprune import bodies
 from onnxprune.graph import Node
 from onnxprune.groups import Coupling
-from onnxprune.rules.base import Dim, Unknown
+from onnxprune.products import multiplied
+from onnxprune.rules.base import Dim
 
 Counts = NDArray[np.intp]
 
@@ -107,14 +107,8 @@ def _products(coupling: Coupling) -> Iterator[tuple[Node, float, Sequence[Dim]]]
     """Nodes that multiply and accumulate: a factor and the dims whose sizes it is multiplied with."""
     for node, spec in coupling.linears:
         yield node, spec.macs, spec.cost
-    weighted = {node.index for node, _ in coupling.linears}
-    for view in coupling.views:  # attention: rows, contracted axis and columns of two computed tensors
-        dims: Sequence[Dim] = ()
-        if view.node.op == "MatMul" and not view.node.domain and view.node.index not in weighted:
-            with suppress(Unknown):
-                dims = (*view.xs(0), *view.xs(1)[-1:])
-        if dims:
-            yield view.node, 1.0, dims
+    for node, dims in multiplied(coupling):  # attention
+        yield node, 1.0, dims
 
 
 def channels(coupling: Coupling, frozen: NDArray[np.bool_]) -> Cost:

@@ -68,6 +68,23 @@ def products(coupling: Coupling) -> Iterator[Product]:
             yield Product(view.node, (a, b), inner[0])
 
 
+def multiplied(coupling: Coupling) -> Iterator[tuple[Node, tuple[Dim, ...]]]:
+    """Products that are no layers', and the dims whose sizes make up their multiply-accumulates: one for each label."""
+    layers = {node.index for node, _ in coupling.linears}
+    for view in coupling.views:
+        if view.key not in _TERMS or view.node.index in layers:
+            continue
+        dims: dict[str, Dim] = {}
+        try:
+            for slot, term in enumerate(_TERMS[view.key](view)[:2]):
+                for label, dim, size in zip(term, view.xs(slot), view.shape(slot), strict=True):
+                    if size != 1:
+                        dims.setdefault(label, dim)
+        except (Unknown, KeyError, ValueError):
+            continue
+        yield view.node, tuple(dims.values())
+
+
 def _matmul(n: NodeView) -> tuple[str, str, str]:
     """[..., m, k] x [..., k, n]; a vector has k alone."""
     ranks = [len(n.shape(slot)) for slot in range(2)]

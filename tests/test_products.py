@@ -1,10 +1,12 @@
 """Products of computed tensors: what meets what."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 
+from onnxprune.cost import macs
 from onnxprune.coupling import couple
 from onnxprune.graph import load
 from onnxprune.products import products
@@ -57,3 +59,26 @@ def test_what_is_none() -> None:
     two = b.op("Einsum", x, w, equation="bid,bid->b")
     model = b.model(two, b.op("Einsum", x, w, equation="bid,bjd->bd"), b.op("Mul", x, w))
     assert not list(products(couple(load(model))))
+
+
+@pytest.mark.parametrize(
+    ("op", "shapes", "attrs", "expected"),
+    [
+        ("MatMul", [(2, 4, 5, 3), (2, 4, 3, 6)], {}, 2 * 4 * 5 * 3 * 6),
+        ("MatMul", [(1, 5, 3), (4, 3, 6)], {}, 4 * 5 * 3 * 6),
+        ("MatMul", [(5, 3), (3,)], {}, 5 * 3),
+        ("Einsum", [(2, 5, 4, 3), (2, 6, 4, 3)], {"equation": "bqhd,bkhd->bhqk"}, 2 * 5 * 6 * 4 * 3),
+        ("Gemm", [(5, 3), (6, 3)], {"transB": 1}, 5 * 3 * 6),
+    ],
+)
+def test_multiply_accumulates(op: str, shapes: list[tuple[int, ...]], attrs: dict[str, Any], expected: int) -> None:
+    b = Builder()
+    operands = [b.op("Relu", b.input(f"x{n}", *shape)) for n, shape in enumerate(shapes)]
+    assert macs(couple(load(b.model(b.op(op, *operands, **attrs))))).before == expected
+
+
+def test_weights_of_heads_count() -> None:
+    """A product with weights of several axes is no layer, but it counts."""
+    b = Builder()
+    y = b.op("Einsum", b.input("x", 2, 5, 6), b.weight(6, 4, 3), equation="bsi,ihd->bshd")
+    assert macs(couple(load(b.model(y)))).before == 2 * 5 * 6 * 4 * 3

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 
 from onnxprune.graph import Node
 from onnxprune.groups import Coupling
 from onnxprune.latency.clock import Events
-from onnxprune.rules.base import Dim, Unknown
+from onnxprune.products import multiplied
+from onnxprune.rules.base import Dim
 
 MOST = 3  # widths in a term; an operator with more of them is known by its first
 
@@ -82,11 +82,7 @@ class Operators:
         for node, spec in self.coupling.linears:  # a recurrent cell has two
             known = found.get(node.index, ())
             found[node.index] = (*known, *(dim for dim in spec.cost if not known or dim not in known))
-        for view in self.coupling.views:
-            if view.node.op == "MatMul" and not view.node.domain and view.node.index not in found:
-                with suppress(Unknown):
-                    found[view.node.index] = (*view.xs(0), *view.xs(1)[-1:])
-        return found
+        return found | {node.index: dims for node, dims in multiplied(self.coupling)}
 
     def _cuttable(self, dims: Iterable[Dim]) -> tuple[int, ...]:
         solution = self.coupling.solution

@@ -53,7 +53,7 @@ def test_a_linear_layer_counts_and_is_refitted(equation: str) -> None:
 
 
 def test_weights_of_several_axes_are_no_layer() -> None:
-    """Heads: their products are not counted, and nothing is fitted to them."""
+    """Heads: nothing is fitted to them."""
     b = Builder()
     y = b.op("Einsum", b.input("x", 2, 5, 6), b.weight(6, 4, 3, name="w"), equation="bsi,ihd->bshd")
     assert not couple(load(b.model(y))).linears
