@@ -24,6 +24,7 @@ from onnxprune.errors import DataError
 from onnxprune.feeds import Feed, input_specs, random_feeds
 from onnxprune.graph import Graph
 from onnxprune.groups import Coupling
+from onnxprune.padding import without_padding
 from onnxprune.parts import Engine
 from onnxprune.plan import Plan
 from onnxprune.rules.base import Options
@@ -134,7 +135,7 @@ class Context:
         data = self.data
 
         def make() -> Samples:
-            feeds, seen = thinned(data.samples())
+            feeds, seen = thinned(without_padding(feed, data.inputs) for feed in data.samples())
             check(feeds, seen, graph.name)
             with self.stage("data"):
                 alike = clusters(signatures(graph, feeds, Engine(self.provider, self.threads)))

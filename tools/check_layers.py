@@ -71,6 +71,7 @@ ROOMS = (
     "blocks",
     "bypass",
     "settle",
+    "padding",
     "samples",
     "solve",
     "dual",
