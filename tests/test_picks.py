@@ -27,16 +27,19 @@ def heads(b: Builder) -> tuple[str, str]:
     return b.op("Transpose", boxes, perm=[0, 2, 1]), b.op("Sigmoid", scores)
 
 
+def left(b: Builder, boxes: str, scores: str) -> str:
+    """The rows of boxes that NonMaxSuppression leaves."""
+    half = np.array([0.5], np.float32)
+    found = b.op("NonMaxSuppression", boxes, scores, np.array([40]), half, half)
+    index = b.op("Slice", found, np.array([2]), np.array([3]), np.array([1]))
+    return b.op("Gather", b.op("Squeeze", boxes, np.array([0])), b.op("Squeeze", index, np.array([1])), axis=0)
+
+
 def suppressed() -> Made:
-    """The boxes that NonMaxSuppression leaves: as many as there are."""
+    """As many as there are."""
     b = Builder()
     boxes, scores = heads(b)
-    limits = np.array([10]), np.array([0.5], np.float32), np.array([0.3], np.float32)
-    index = b.op(
-        "Slice", b.op("NonMaxSuppression", boxes, scores, *limits), np.array([2]), np.array([3]), np.array([1])
-    )
-    left = b.op("Gather", b.op("Squeeze", boxes, np.array([0])), b.op("Squeeze", index, np.array([1])), axis=0)
-    return b.model(left), {boxes, scores}
+    return b.model(left(b, boxes, scores)), {boxes, scores}
 
 
 def best() -> Made:
@@ -158,11 +161,7 @@ def test_rows_that_come_and_go_do_not_end_a_run() -> None:
     """Layers work on the boxes that suppression left: more of them for one model, fewer for the other."""
     b = Builder()
     boxes, scores = heads(b)
-    limits = np.array([40]), np.array([0.5], np.float32), np.array([0.5], np.float32)
-    index = b.op(
-        "Slice", b.op("NonMaxSuppression", boxes, scores, *limits), np.array([2]), np.array([3]), np.array([1])
-    )
-    rows = b.op("Gather", b.op("Squeeze", boxes, np.array([0])), b.op("Squeeze", index, np.array([1])), axis=0)
+    rows = left(b, boxes, scores)
     hidden = b.op("Relu", b.op("Add", b.op("MatMul", rows, b.weight(4, 32)), b.weight(32)))
     model = b.model(b.op("Softmax", b.op("MatMul", hidden, b.weight(32, 3)), axis=1))
     rng = np.random.default_rng(0)
