@@ -9,39 +9,38 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 
-from onnxprune.feeds import Feed, InputSpec, is_free
+from onnxprune.feeds import Array, Axis, Feed, InputSpec, is_free
 
 
 def without_padding(feed: Feed, inputs: Mapping[str, InputSpec]) -> Feed:
     """The samples without the places at their end that none of them shows.
 
-    An input [samples, places] of ones and zeros, with "mask" in its name, tells which those are. Its second axis has to
-    be open, and to have the same name in all inputs that are as long as it.
+    Inputs [samples, places] of ones and zeros (integers or booleans) with "mask" in their names tell which those are:
+    what one of them shows stays. Their second axis has to be open, and to have one name in all inputs that are as long.
 
     Args:
         feed: the samples.
         inputs: what the model takes.
     """
-    for name, spec in inputs.items():
-        shape, mask = spec.shape, feed[name]
-        if "mask" not in name.lower() or mask.ndim != 2 or mask.dtype.kind not in "iub" or not shape:
-            continue
-        axis, size = shape[1], mask.shape[1]
-        shown = np.flatnonzero(mask.any(axis=0))
-        if not is_free(axis) or not axis or not shown.size or shown[-1] + 1 == size or mask.max() > 1 or mask.min() < 0:
-            continue
-        places = {n: _places(feed[n].shape, s, size) for n, s in inputs.items()}
-        if all((inputs[n].shape or ())[place] == axis for n, found in places.items() for place in found):
-            short = slice(int(shown[-1]) + 1)
-            return {n: value[(slice(None), *_cut(value.ndim, places[n], short))] for n, value in feed.items()}
-    return feed
+    shapes = {name: spec.shape or () for name, spec in inputs.items()}
+    if any(len(shapes[name]) != feed[name].ndim for name in shapes):  # who knows which axes are open
+        return feed
+    shown: dict[tuple[Axis, int], NDArray[np.bool_]] = {}
+    for name, shape in shapes.items():
+        mask = feed[name]
+        if "mask" in name.lower() and mask.ndim == 2 and shape[1] and is_free(shape[1]) and _tells(mask):
+            key = shape[1], mask.shape[1]
+            shown[key] = shown.get(key, np.zeros(key[1], dtype=bool)) | mask.any(axis=0)
+    found = dict(feed)
+    for (axis, size), seen in shown.items():
+        places = [(n, p) for n in shapes for p in range(1, feed[n].ndim) if feed[n].shape[p] == size]
+        if seen.any() and all(shapes[n][p] == axis for n, p in places):
+            for n, p in places:
+                found[n] = found[n].take(range(int(np.flatnonzero(seen)[-1]) + 1), axis=p)
+    return found
 
 
-def _places(shape: tuple[int, ...], spec: InputSpec, size: int) -> list[int]:
-    """The axes behind the samples that have this size."""
-    return [place for place in range(1, len(shape)) if shape[place] == size and spec.shape]
-
-
-def _cut(rank: int, places: list[int], short: slice) -> list[slice]:
-    return [short if place in places else slice(None) for place in range(1, rank)]
+def _tells(mask: Array) -> bool:
+    return mask.dtype.kind in "iub" and bool(mask.size) and mask.min() >= 0 and mask.max() <= 1

@@ -13,6 +13,7 @@ from scipy.cluster.hierarchy import fcluster, linkage
 
 from onnxprune.errors import DataError
 from onnxprune.feeds import Array, Feed, InputSpec, batched, rows
+from onnxprune.padding import without_padding
 
 MOST, ROOM = 2048, 1 << 30  # samples that are used, and their bytes; of more, some are passed over, evenly
 FOLDS = 4  # that take turns to choose
@@ -92,7 +93,8 @@ class Samples:
 
     def _batches(self, which: Iterable[int]) -> tuple[Feed, ...]:
         found = list[Feed]()
-        for _, alike in groupby(sorted((self.feeds[i] for i in which), key=_sizes), _sizes):  # which can be joined
+        short = [without_padding(self.feeds[i], self.inputs) for i in which]
+        for _, alike in groupby(sorted(short, key=_sizes), _sizes):  # which can be joined
             feeds = list(alike)
             largest = max(value.size // rows(feeds[0]) for value in feeds[0].values())
             found += batched(feeds, self.inputs, min(BATCH, max(1, ELEMENTS // max(largest, 1))))

@@ -135,10 +135,11 @@ class Context:
         data = self.data
 
         def make() -> Samples:
-            feeds, seen = thinned(without_padding(feed, data.inputs) for feed in data.samples())
+            feeds, seen = thinned(data.samples())
             check(feeds, seen, graph.name)
             with self.stage("data"):
-                alike = clusters(signatures(graph, feeds, Engine(self.provider, self.threads)))
+                short = [without_padding(feed, data.inputs) for feed in feeds]
+                alike = clusters(signatures(graph, short, Engine(self.provider, self.threads)))
             return split(feeds, data.inputs, alike, seen, macs(coupling).before)
 
         return self.once("samples", make)

@@ -38,18 +38,33 @@ def test_places_that_no_sample_shows_go() -> None:
         ({"attention_mask": np.zeros((2, 8), np.int64)}, INPUTS),
         ({"attention_mask": 7 * padded(3, 5)["attention_mask"]}, INPUTS),
         ({"attention_mask": padded(3, 5)["attention_mask"].astype(np.float32)}, INPUTS),
+        ({}, {"ids": InputSpec(INTS, None), "attention_mask": InputSpec(INTS, ("N", "T"))}),
     ],
 )
 def test_where_nothing_tells_nothing_goes(change: dict[str, NDArray[Any]], inputs: dict[str, InputSpec]) -> None:
-    """A fixed length; another axis of that length; no name; nothing shown; positions; a weight for each place."""
+    """A fixed length; another axis of that length; no name; nothing shown; positions; weights; a shape nobody knows."""
     feed = padded(3, 5) | change
-    assert without_padding(feed, inputs) is feed
+    assert all(without_padding(feed, inputs)[name] is value for name, value in feed.items())
 
 
 def test_segments_are_no_mask() -> None:
     inputs = {"ids": INPUTS["ids"], "token_type_ids": INPUTS["ids"]}
     feed: Feed = {"ids": np.ones((1, 8), np.int64), "token_type_ids": padded(3)["attention_mask"]}
-    assert without_padding(feed, inputs) is feed
+    assert all(without_padding(feed, inputs)[name] is value for name, value in feed.items())
+
+
+def test_what_one_of_several_masks_shows_stays() -> None:
+    """Attention that is global from the first place, local from all."""
+    inputs = {"global_attention_mask": INPUTS["ids"], **INPUTS}
+    feed = {"global_attention_mask": padded(1, 1)["attention_mask"], **padded(3, 5)}
+    assert without_padding(feed, inputs)["ids"].shape == (2, 5)
+
+
+def test_every_sequence_ends_by_its_own_mask() -> None:
+    inputs = {**INPUTS, "decoder_mask": InputSpec(INTS, ("N", "S")), "target": InputSpec(INTS, ("N", "S"))}
+    other = padded(2, 1, size=6)
+    found = without_padding({**padded(3, 5), "decoder_mask": other["attention_mask"], "target": other["ids"]}, inputs)
+    assert [found[n].shape[1] for n in inputs] == [5, 5, 2, 2]
 
 
 def test_padding_changes_nothing() -> None:
