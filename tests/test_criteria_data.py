@@ -156,7 +156,7 @@ def test_channels_that_do_not_fluctuate() -> None:
 def test_units_that_no_consumer_reads(name: str) -> None:
     b, y = start(8)
     read = b.op("Relu", b.conv(y, 6, name="b"))
-    y = b.op("Einsum", read, b.weight(6, 5), equation="nchw,co->nohw")
+    y = b.op("Einsum", read, b.weight(6, 5), equation="nchw,co->nhwo")  # no layer: axes change places, too
     coupling, found = scores(name, b.model(y))
     made = next(g.units for g in coupling.groups if any(m.constant == "b" and m.role == "out" for m in g.members))
     assert np.isnan(found[made]).all() and np.isfinite(found[of_a(coupling)]).all()
