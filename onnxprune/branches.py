@@ -52,6 +52,8 @@ def branch_of(a: Consumer, b: Consumer) -> Branch | None:
     other = reader.inputs[1 - reader.inputs.index(name)]
     if other in graph.fixed or graph.shapes.get(other) != shape:
         return None
+    if other not in b.coupling.graph.producer and other not in b.coupling.graph.inputs:  # of a block that was dropped
+        return None
     late = any(
         (maker := model.producer.get(other)) is not None and maker.index > node.index
         for model, node in ((graph, a.node), (b.coupling.graph, b.node))

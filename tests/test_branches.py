@@ -7,7 +7,7 @@ import pytest
 
 from onnxprune import couple
 from onnxprune.branches import branch_of, corrected
-from onnxprune.consumers import consumers
+from onnxprune.consumers import Consumer, consumers
 from onnxprune.graph import load
 from onnxprune.testing import Builder
 
@@ -58,3 +58,18 @@ def test_a_transformer_layer_makes_up_for_the_stream_behind_its_bias() -> None:
     layer = next(c for c in consumers(coupling) if c.constant == "down")
     branch = branch_of(layer, layer)
     assert branch is not None and branch.value == stream and branch.share is None
+
+
+def test_a_branch_that_the_cut_model_lacks() -> None:
+    """The block that ends in it was dropped."""
+
+    def layer(dropped: bool) -> Consumer:
+        b = Builder(seed=0)
+        x = b.op("MatMul", b.input("x", "N", 3, 8), b.weight(8, 8, name="in"))
+        stream = x if dropped else b.op("Add", x, b.op("MatMul", b.op("Relu", x), b.weight(8, 8)), name="sum")
+        made = b.op("MatMul", b.op("Relu", stream), b.weight(8, 8, name="down"))
+        coupling = couple(load(b.model(b.op("Add", stream, made))))
+        return next(c for c in consumers(coupling) if c.constant == "down")
+
+    whole, cut = layer(False), layer(True)
+    assert branch_of(whole, whole) == ("sum", None) and branch_of(whole, cut) is None
