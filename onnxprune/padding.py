@@ -37,8 +37,9 @@ def without_padding(feed: Feed, inputs: Mapping[str, InputSpec]) -> Feed:
     for (axis, size), seen in shown.items():
         places = [(n, p) for n in shapes for p in range(1, feed[n].ndim) if feed[n].shape[p] == size]
         if seen.any() and all(shapes[n][p] == axis for n, p in places):
+            short = slice(int(np.flatnonzero(seen)[-1]) + 1)
             for n, p in places:
-                found[n] = found[n].take(range(int(np.flatnonzero(seen)[-1]) + 1), axis=p)
+                found[n] = found[n][(*[slice(None)] * p, short)]
     return found
 
 

@@ -263,11 +263,6 @@ class Place:
             yield found
 
 
-def same_but(a: Array, b: Array, axis: int) -> bool:
-    """Whether a value has the same shape in two models, but for one axis."""
-    return np.delete(a.shape, axis).tolist() == np.delete(b.shape, axis).tolist()
-
-
 class _Kept:
     """A value on the shelf: the array, or the file that has it. It leaves the shelf when nobody holds it any more."""
 

@@ -20,7 +20,7 @@ from onnxprune.rules.elementwise import BROADCAST, UNARY
 PICKS = {"TopK": 1, "NonMaxSuppression": 2, "NonZero": 1, "Compress": 2, "Unique": 1}
 GATHERS = frozenset({"Gather", "GatherElements", "GatherND"})
 # What decodes and arranges boxes and scores. Anything else, as a layer with weights, makes something new of them.
-PLAIN = frozenset({*MOVES, *UNARY, *BROADCAST, *GATHERS, *PICKS, "Concat", "Tile", "Where"})
+PLAIN = frozenset({*MOVES, *UNARY, *BROADCAST, *GATHERS, *PICKS, "Concat", "Tile"})
 
 
 def picked(graph: Graph, computed: Collection[str]) -> frozenset[str]:

@@ -30,10 +30,10 @@ from onnxprune.errors import OptionError, one_of
 from onnxprune.feeds import Feed, rows
 from onnxprune.graph import Graph
 from onnxprune.groups import Coupling
-from onnxprune.parts import Engine, Walk, same_but
+from onnxprune.parts import Engine, Walk
 from onnxprune.patch import Patch
 from onnxprune.plan import kept_indices
-from onnxprune.refit import Layer, Refit
+from onnxprune.refit import Layer, Refit, same_but
 from onnxprune.renorm import norms
 from onnxprune.rules.base import Dim
 from onnxprune.scores import bonds, mended

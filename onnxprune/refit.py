@@ -59,6 +59,11 @@ class _Repair(NamedTuple):
     prior: Weights | None = None
 
 
+def same_but(a: Array, b: Array, axis: int) -> bool:
+    """Whether a value has the same shape in two models, but for one axis."""
+    return np.delete(a.shape, axis).tolist() == np.delete(b.shape, axis).tolist()
+
+
 class Refit:
     """Collects rows of one layer, then repairs it."""
 

@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 
 from onnxprune.graph import Graph, Node
 from onnxprune.groups import Coupling
-from onnxprune.parts import same_but
 from onnxprune.patch import NOTHING, Patch
-from onnxprune.refit import Layer
+from onnxprune.refit import Layer, same_but
 from onnxprune.rules.base import Dim
 
 Array = NDArray[Any]

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto
 
+from onnxprune.answers import KINDS
 from onnxprune.blocks import Block, blocks, names_in
 from onnxprune.bypass import Bypass, bypassed, oracle, written
 from onnxprune.depth import MEASURES, Goal, Search
-from onnxprune.divergence import KINDS, distance_of, off
+from onnxprune.divergence import distance_of, off
 from onnxprune.errors import ModelError, OptionError, TargetError, at_least, expressions, one_of
 from onnxprune.graph import Graph
 from onnxprune.groups import Coupling

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.allocation import below, bound_of, check_scope, choose, measure_of
+from onnxprune.answers import KINDS
 from onnxprune.bypass import Bypass
 from onnxprune.cost import Cost
 from onnxprune.criteria.base import AUTO, COMBINE, NORMALISE, score, sight_of
-from onnxprune.divergence import KINDS
 from onnxprune.errors import OptionError, at_least, one_of
 from onnxprune.formats import is_half
 from onnxprune.graph import Graph

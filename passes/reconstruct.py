@@ -10,8 +10,9 @@ from typing import ClassVar
 import numpy as np
 from onnx import ModelProto
 
+from onnxprune.answers import KINDS
 from onnxprune.blocks import around
-from onnxprune.divergence import KINDS, distance_of, off
+from onnxprune.divergence import distance_of, off
 from onnxprune.errors import OptionError, at_least, one_of
 from onnxprune.expected import fold_expected
 from onnxprune.graph import Graph

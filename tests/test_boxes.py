@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from onnxprune.answers import Target
 from onnxprune.boxes import CENTRE, CODED, CORNERS, find_boxes, overlap
-from onnxprune.divergence import Distance, Target
+from onnxprune.divergence import Distance
 
 Array = NDArray[Any]
 

@@ -7,7 +7,8 @@ import pytest
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
-from onnxprune.divergence import SIZE, Distance, Target, distance_of, signatures, targets
+from onnxprune.answers import Target, targets
+from onnxprune.divergence import SIZE, Distance, distance_of, signatures
 from onnxprune.errors import DataError, OptionError
 from onnxprune.graph import load
 from onnxprune.parts import Engine

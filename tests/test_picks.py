@@ -10,7 +10,8 @@ import pytest
 from onnx import ModelProto, TensorProto, helper
 
 from onnxprune import prune
-from onnxprune.divergence import distance_of, targets
+from onnxprune.answers import targets
+from onnxprune.divergence import distance_of
 from onnxprune.feeds import Feed
 from onnxprune.graph import load
 from onnxprune.parts import Engine

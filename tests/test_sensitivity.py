@@ -17,8 +17,9 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 import onnxprune
 from onnxprune import Checks, Sensitivity, analyzed
 from onnxprune.analyzing import cuts_of
+from onnxprune.answers import targets
 from onnxprune.coupling import couple
-from onnxprune.divergence import Distance, targets
+from onnxprune.divergence import Distance
 from onnxprune.errors import DataError, OptionError, TargetError
 from onnxprune.graph import load
 from onnxprune.heatmap import heatmap

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from onnxprune import graph as graphs
+from onnxprune.answers import targets
 from onnxprune.coupling import couple
 from onnxprune.curves import Curve
 from onnxprune.damage import Gauge
-from onnxprune.divergence import Distance, targets
+from onnxprune.divergence import Distance
 from onnxprune.observe import observe
 from onnxprune.parts import Engine, Walk
 from onnxprune.patch import NOTHING

@@ -89,6 +89,7 @@ ROOMS = (
     "observe",
     "boxes",
     "picks",
+    "answers",
     "likeness",
     "matching",
     "divergence",

@@ -221,9 +221,9 @@ def test_list(run: Run, what: str, name: str, text: str) -> None:
 
 
 def test_choices_on_the_command_line_are_the_engines() -> None:
+    from onnxprune.answers import KINDS
     from onnxprune.cli import cli
     from onnxprune.criteria.base import COMBINE
-    from onnxprune.divergence import KINDS
     from onnxprune.passes.prune_channels import SCOPES
     from onnxprune.recovery import AUTO, METHODS
 
